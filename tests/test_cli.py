@@ -99,6 +99,14 @@ def test_every_command_explains_itself(words):
     assert code == 0 and "Usage" in out
 
 
+@pytest.mark.parametrize(
+    "words", ["synth", "show", "folds", "evaluate", "evaluate-bundle", "quality", "bench robustness"]
+)
+def test_no_seed_is_negative(words):
+    result = CliRunner().invoke(cli.app, [*words.split(), "--seed", "-1"])
+    assert result.exit_code == 2 and "'--seed'" in result.output and "equal to 0" in result.output
+
+
 def command_of(words: tuple[str, ...]) -> Any:
     command: Any = typer.main.get_command(cli.app)
     for word in words:

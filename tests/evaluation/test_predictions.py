@@ -113,3 +113,12 @@ def test_labels_as_floats_and_unknown_ones_are_a_truth(tmp_path: Path) -> None:
     truth().astype(dict.fromkeys(NAMES, float)).replace({NAMES[1]: {0.0: -1.0}}).to_csv(tmp_path / "t.csv", index=False)
     read = read_truth(tmp_path / "t.csv")
     assert read[NAMES[0]].tolist() == [1, 0, 0] and read[NAMES[1]].tolist() == [1, -1, -1]
+
+
+def test_a_truth_whose_patients_are_all_empty_may_be_given_without_the_column(tmp_path):
+    truth().assign(PatientID=None).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(Error, match="'PatientID' is empty") as error:
+        read_truth(tmp_path / "t.csv")
+    assert "remove it" in error.value.way_out
+    truth().drop(columns="PatientID").to_csv(tmp_path / "t.csv", index=False)
+    assert len(read_truth(tmp_path / "t.csv")) == 3

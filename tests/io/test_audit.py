@@ -211,6 +211,43 @@ class TestOneProblem:
             "train.csv:1: column 'ETT Normal' is not known (did you mean 'ETT - Normal'?); rename or remove it",
         ]
 
+    def test_a_column_that_resembles_no_missing_one_is_odd_and_no_problem(self, folder):
+        folder.header.append("ETT Norm")
+        for row in folder.rows:
+            row.append("5")
+        found = check(folder)
+        assert not found.problems and [each.kind for each in found.odd] == ["unknown column"]
+        assert "train.csv:1: column 'ETT Norm' is not known\n" in found.text()
+        assert found.as_dict()["odd"][0]["file"] == "train.csv" and found.as_dict()["clean"]
+
+    @pytest.mark.parametrize(
+        ("first", "second"), [("12", "0012"), ("12.0", "012"), ("ab12", "AB12"), ("Zo\u00eb", "ZOE\u0308")]
+    )
+    def test_one_patient_under_two_spellings(self, folder, first, second):
+        for at, patient in ((2, first), (3, first), (6, second), (7, second)):
+            folder.rows[at][-1] = patient
+        problem = only(check(folder))
+        assert (problem.kind, problem.row) == ("patient perhaps under two ids", 8)
+        assert "of line 4:" in problem.message and first not in problem.text()
+
+    def test_an_id_that_may_be_a_placeholder_is_odd(self, folder):
+        for row in folder.rows[:4]:
+            row[-1] = "0"
+        (odd,) = check(folder).odd
+        assert (odd.row, odd.message) == (2, "one id, zeros alone, stands in 4 of 12 rows")
+
+    def test_an_id_of_many_films_is_odd(self, folder, tmp_path):
+        folder = type(folder).make(tmp_path / "more", 60)
+        for row in folder.rows[10:30]:
+            row[-1] = "ward 7"
+        (odd,) = check(folder).odd
+        assert (odd.row, odd.message) == (12, "one id stands in 20 of 60 rows") and "ward" not in odd.text()
+
+    def test_of_one_patient_alone_nothing_can_be_held_out(self, folder):
+        for row in folder.rows:
+            row[-1] = "p0"
+        assert only(check(folder)).kind == "one patient alone"
+
     def test_a_column_that_is_there_twice(self, folder):
         folder.header.append(LABELS[0])
         for row in folder.rows:

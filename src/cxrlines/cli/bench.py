@@ -86,7 +86,7 @@ def bench_serve(
 @app.command("robustness", epilog="Example: cxrlines bench robustness --films 1000")
 def bench_robustness(
     films: Count = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the films and their damage.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the films and their damage.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Read films of every format that were damaged at random, and count the outcomes."""

@@ -19,7 +19,7 @@ app = typer.Typer()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write, in RANZCR's own layout.")],
     studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same films, whatever the workers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same films, whatever the workers.")] = 0,
     test: Annotated[int | None, typer.Option(help="Test films, of other patients; default: an eighth.")] = None,
     size: Annotated[int, typer.Option(help="Longer side of the films, px.")] = 512,
     balance: Annotated[
@@ -109,7 +109,7 @@ def show(
     films: Annotated[int, typer.Option(min=1, help="How many films.")] = 24,
     columns: Annotated[int, typer.Option(min=1, help="Films side by side.")] = 6,
     size: Annotated[int, typer.Option(min=64, help="Width of a film on the sheet, px.")] = 384,
-    seed: Annotated[int, typer.Option(help="Another seed shows other films.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed shows other films.")] = 0,
     lines: Annotated[bool, typer.Option(help="Draw the annotated lines over the films.")] = True,
 ) -> None:
     """Draw a contact sheet of films with their lines and labels."""
@@ -144,7 +144,7 @@ def folds(
     train: Annotated[Path, typer.Argument(help="Table of labels and patients (train.csv).")],
     out: Annotated[Path, typer.Option(help="File to write: StudyInstanceUID, PatientID, fold.")] = Path("folds.csv"),
     count: Annotated[int, typer.Option(help="How many folds.")] = 5,
-    seed: Annotated[int, typer.Option(help="Another seed gives other folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other folds.")] = 0,
     against: Annotated[Path | None, typer.Option(help="Another folds file to compare with.")] = None,
     as_json: Json = False,
 ) -> None:

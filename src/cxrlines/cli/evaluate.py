@@ -72,7 +72,7 @@ def evaluate(
         typer.Option(help="Other predictions to compare with: the difference in macro AUC, with its interval."),
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Score predictions against labels: AUC with 95 % intervals by patient, Brier score, calibration error.
@@ -114,7 +114,7 @@ def evaluate_bundle(
         Split | None, typer.Option(help="Split of a data folder; default: test, where there is one.")
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
     draw: Annotated[
         Path | None,
         typer.Option(help="Folder for drawings as PNG: ground truth on the left, findings on the right."),

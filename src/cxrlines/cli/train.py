@@ -199,7 +199,7 @@ def quality(
     ] = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients held out.")] = 0.25,
     steps: Annotated[int, typer.Option(min=0, help="Batches to learn from; 0 only measures the probe at OUT.")] = 400,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same probe.")] = 0,
 ) -> None:
     """Fit the quality probe, which detects turned, inverted and cropped films and images that are not chest films."""
     from cxrlines.core.pool import keep_buffers

@@ -112,6 +112,9 @@ def read_truth(csv: Path) -> pd.DataFrame:
             what = f"{csv}: lacks the column {PATIENT_COLUMN!r}, but has {near[0]!r}"
             raise TableError(what, "rename it, or remove it: intervals come from resampling patients")
         table = table.drop(columns="patient")
+    elif rows.fields and not any(rows.column(PATIENT_COLUMN)):
+        what = f"{csv}: its column {PATIENT_COLUMN!r} is empty"
+        raise TableError(what, "fill it, or remove it: then each film counts as a patient of its own")
     left_out = rows_left_out(problems)
     if left_out.keys() == {BAD_LABEL} and not len(table):  # tables in the wrong order, as likely as not
         what = f"{csv}: no row is usable ({left_out[BAD_LABEL]} x {BAD_LABEL}; the first: {problems[0].text()})"

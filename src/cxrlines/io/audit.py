@@ -39,12 +39,14 @@ class Audit:
         counts: Of what was looked at.
         notes: Sorted by code and film.
         absent: Label table -> its absent columns of optional devices; these labels are unknown, which is no problem.
+        odd: What is odd about tables, but no problem; sorted by kind, file and row.
     """
 
     problems: list[Problem]
     counts: dict[str, int]
     notes: list[FilmNote]
     absent: dict[str, list[str]] = field(default_factory=dict)
+    odd: list[Problem] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON. `kinds` counts problems, `note_codes` notes; a row may have several problems."""
@@ -56,6 +58,7 @@ class Audit:
             "note_codes": dict(Counter(noted.note.code.value for noted in self.notes)),
             "notes": [{"film": noted.film} | noted.note.as_dict() for noted in self.notes],
             **({"absent_columns": self.absent} if self.absent else {}),
+            **({"odd": [asdict(each) for each in self.odd]} if self.odd else {}),
         }
 
     def text(self) -> str:
@@ -68,13 +71,14 @@ class Audit:
             lines += ["  " + problem.text() for problem in found[:SHOWN]]
             if len(found) > SHOWN:
                 lines.append(f"  ... and {len(found) - SHOWN:,} more; --json lists all")
-        if self.notes or self.absent:
+        if self.notes or self.absent or self.odd:
             lines += ["", "odd, but no problem (--json lists every film)"]
         for code, of_code in groupby(self.notes, lambda noted: noted.note.code):
             noted = list(of_code)
             lines.append(f"  {code.value} ({len(noted):,}), such as {noted[0].film}: {noted[0].note.text}")
         for table, columns in self.absent.items():
             lines.append(f"  {table}: has no column {', '.join(columns)}; these labels are unknown")
+        lines += ["  " + each.text() for each in self.odd]
         return "\n".join([*lines, "", plural(len(self.problems), "problem") if self.problems else "no problems"])
 
 
@@ -102,6 +106,8 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe 
     check_landmarks(state, root / tables.LANDMARK_TABLE)
     if folds is not None:
         check_folds(state, Path(folds), train)
-    problems = sorted(set(state.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
+    problems, odd = (
+        sorted(set(some), key=lambda p: (p.kind, p.file, p.row or 0, p.message)) for some in (state.problems, state.odd)
+    )
     notes = sorted(state.notes, key=lambda n: (n.note.code, n.film, n.note.text))
-    return Audit(problems, state.counts, notes, state.absent)
+    return Audit(problems, state.counts, notes, state.absent, odd)

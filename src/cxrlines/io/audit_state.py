@@ -31,6 +31,7 @@ class AuditState:
     notes: list[FilmNote] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     absent: dict[str, list[str]] = field(default_factory=dict)
+    odd: list[Problem] = field(default_factory=list)  # of tables: what is odd, but no problem
 
     def add(self, kind: str, file: str, row: int | None, message: str, way_out: str) -> None:
         self.problems.append(Problem(kind, file, row, message, way_out))

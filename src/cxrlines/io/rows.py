@@ -7,6 +7,7 @@ import csv
 import gzip
 import re
 import sys
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -271,6 +272,12 @@ def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
         return ""
 
     return list(map({name: doubt(name) for name in count}.__getitem__, ids))
+
+
+def bare(patient: str) -> str:
+    """A patient's id without what spreadsheets and systems change of it: `.0` behind, zeros in front, how accents are
+    coded."""
+    return unicodedata.normalize("NFC", patient).removesuffix(".0").lstrip("0") or "0" * bool(patient)
 
 
 def warn(text: str) -> None:

@@ -3,8 +3,9 @@
 Films are looked for by name here, and opened by `film_audit`.
 """
 
-import unicodedata
+from collections import Counter
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from cxrlines.core.text import did_you_mean, shown
@@ -14,11 +15,13 @@ from cxrlines.io.audit_state import AuditState
 from cxrlines.io.film_lookup import bare_names, film_instead, find_films, packed_as
 from cxrlines.io.folds import FOLD_COLUMN, fold_problems
 from cxrlines.io.landmarks import SPLITS, read_landmarks
-from cxrlines.io.rows import Rows, TableError, read_rows
+from cxrlines.io.rows import Problem, Rows, TableError, bare, doubted, read_rows
 from cxrlines.io.tables import LABEL_CELLS
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
 
 OFF_WAY_OUT = "points are [x, y] in px of the original film; correct them"
+MANY, SHARE = 20, 0.1
+"""So many rows of one patient, and such a share of all, are odd: of RANZCR's 30,083 the most are 172."""
 _read_studies = partial(read_rows, needed=(STUDY_COLUMN,))
 
 
@@ -39,6 +42,9 @@ def check_train(state: AuditState) -> Rows | None:
     state.counts["studies"] = len(set(rows.column(STUDY_COLUMN)))
     if PATIENT_COLUMN in rows.columns:
         state.counts["patients"] = len(set(rows.column(PATIENT_COLUMN)) - {""})
+        if state.counts["patients"] == 1 < state.counts["studies"]:
+            message, way_out = "all its rows are of one patient, so that no fold can be held out", "name each row's own"
+            state.add("one patient alone", tables.TRAIN_TABLE, None, message, way_out)
     if set(tables.REQUIRED_LABELS) <= set(rows.columns):
         cells = zip(*(rows.column(label) for label in LABELS if label in rows.columns), strict=True)
         state.counts["studies without any label"] = sum(1 not in map(LABEL_CELLS.get, row) for row in cells)
@@ -58,13 +64,13 @@ def check_test(state: AuditState, train: Rows | None) -> Rows | None:
             continue
         # A data frame writes the patient 12 as 12.0 where another row has none.
         line_of = {cell.removesuffix(".0"): at for cell, at in zip(train.column(column), train.lines, strict=True)}
-        bare_line_of = {_bare(cell): at for cell, at in line_of.items()} if column == PATIENT_COLUMN else {}
+        bare_line_of = {bare(cell): at for cell, at in line_of.items()} if column == PATIENT_COLUMN else {}
         for cell, line in zip(truth.column(column), truth.lines, strict=True):
             if cell and (there := line_of.get(cell.removesuffix(".0"))):
                 message = f"the {what} of this row is in {tables.TRAIN_TABLE}:{there} as well"
                 way_out = "keep it in one of the two: in both it falsifies every figure"
                 state.add(f"{what} in training and test", tables.TRUTH_TABLE, line, message, way_out)
-            elif cell and (there := bare_line_of.get(_bare(cell))):
+            elif cell and (there := bare_line_of.get(bare(cell))):
                 message = (
                     f"the patient of this row may be the same as in {tables.TRAIN_TABLE}:{there}: their ids differ by "
                     "zeros in front or the coding of an accent alone"
@@ -72,12 +78,6 @@ def check_test(state: AuditState, train: Rows | None) -> Rows | None:
                 way_out = "write both alike if they are one patient, and keep it in one of the two tables"
                 state.add("patient perhaps in training and test", tables.TRUTH_TABLE, line, message, way_out)
     return truth
-
-
-def _bare(patient: str) -> str:
-    """A patient's id without what spreadsheets and systems change of it: `.0` behind, zeros in front, how accents are
-    coded."""
-    return unicodedata.normalize("NFC", patient).removesuffix(".0").lstrip("0") or "0" * bool(patient)
 
 
 def _check_labels(state: AuditState, name: str) -> Rows | None:
@@ -92,8 +92,9 @@ def _check_labels(state: AuditState, name: str) -> Rows | None:
         message = f"has no column {column!r}{did_you_mean(column, strange)}"
         state.add("missing column", name, 1, message, "add or rename it")
     for column in strange:
-        message = f"column {shown(column)} is not known{did_you_mean(column, lacking or columns)}"
-        state.add("unknown column", name, 1, message, "rename or remove it")
+        near = did_you_mean(column, lacking)  # of any other no label is missing
+        message, way_out = f"column {shown(column)} is not known{near}", "rename or remove it" if near else ""
+        (state.problems if near else state.odd).append(Problem("unknown column", name, 1, message, way_out))
     for column in columns:
         if rows.columns.count(column) > 1:
             message = f"has the column {column!r} {rows.columns.count(column)} times"
@@ -101,6 +102,8 @@ def _check_labels(state: AuditState, name: str) -> Rows | None:
     if absent := [column for column in lacking if column not in missing]:
         state.absent[name] = absent
     state.problems += tables.usable_rows(rows)[1]
+    if PATIENT_COLUMN in rows.columns:
+        _check_patients(state, rows)
     for device in EXCLUSIVE:
         labels = [label for label in LABELS_OF[device] if label in rows.columns]
         for line, *cells in zip(rows.lines, *map(rows.column, labels), strict=True):
@@ -109,6 +112,29 @@ def _check_labels(state: AuditState, name: str) -> Rows | None:
                 message = f"{' and '.join(positive)} at once"
                 state.add(f"two {device} states at once", name, line, message, "keep the one that is true")
     return rows
+
+
+def _check_patients(state: AuditState, rows: Rows) -> None:
+    """The ids of patients in a label table: one patient under two of them, and those that may stand for none."""
+    patients = rows.column(PATIENT_COLUMN)
+    doubts = doubted(patients, patients=True)
+    of = [(patient, line) for patient, line, doubt in zip(patients, rows.lines, doubts, strict=True) if not doubt]
+    line_of = dict(reversed(of))  # of each its first
+    first: dict[str, int] = {}  # id without case and what else is changed of it -> its line
+    for patient, line in sorted(line_of.items(), key=itemgetter(1)):
+        if patient and (there := first.setdefault(bare(patient).casefold(), line)) != line:
+            message = (
+                f"the patient of this row may be the one of line {there}: their ids differ by case, zeros in front or "
+                "the coding of an accent alone"
+            )
+            way_out = "write both alike if they are one patient, or folds cannot keep patients apart"
+            state.add("patient perhaps under two ids", rows.path.name, line, message, way_out)
+    for patient, count in Counter(patient for patient, _ in of if patient).items():
+        zeros = not bare(patient).strip("0")
+        if count > 1 and (zeros or count >= max(MANY, SHARE * len(patients))):
+            message = f"one id{', zeros alone,' * zeros} stands in {count} of {len(patients)} rows"
+            way_out = "if it names no patient, give each one an id: all these films lie in one fold"
+            state.odd.append(Problem("id in many rows", rows.path.name, line_of[patient], message, way_out))
 
 
 def _match_films(state: AuditState, rows: Rows, folder: Path, split: str) -> None:

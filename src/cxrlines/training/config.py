@@ -54,13 +54,14 @@ class ScheduleSpec(Strict):
     # What is not trained: `backbone`, `head`, or patterns of parameters' names, as backbone.net.layer[12].*
     freeze: str | tuple[str, ...] = ()
     freeze_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None  # how long; none: the whole stage
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6  # of all parameters, biases and norms among them
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
     # auto: bf16 on a GPU that has it, 16 on an older one, 32 without. (YAML reads 16 as a number.)
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
     # Decay of the exponential moving average of the weights; less in the first steps, which it would not forget.
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    # Stochastic weight averaging: the mean of the weights of all steps from this share of the training on.
+    # Stochastic weight averaging: the mean of the weights of all steps from this share of the training on. The live AUC
+    # is of the weights as they are, not of their mean.
     swa_from: Annotated[float, Field(ge=0, lt=1)] | None = None
     swa_lr: Annotated[float, Field(gt=0, le=1)] | None = None  # constant rate from there on; none: the shape's
     keep: Literal["last", "best"] = "last"  # best: the epoch with the highest watched AUC

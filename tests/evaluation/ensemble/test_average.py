@@ -32,6 +32,13 @@ def test_rank_is_the_mean_of_scaled_ranks():
     np.testing.assert_allclose(ensemble([frame(0), frame(1)], "rank")[NAMES], np.mean(ranks, axis=0))
 
 
+def test_films_whose_ranks_add_up_to_the_same_are_ties():
+    frames = [frame(seed).assign(**frame(seed)[NAMES].round(1)) for seed in range(3)]
+    exact = sum(each[NAMES].rank() for each in frames)
+    found = ensemble(frames, "rank")
+    assert [found[name].nunique() for name in NAMES] == [exact[name].nunique() for name in NAMES]
+
+
 def test_rank_forgets_the_scale():
     squashed = frame(1)
     squashed[NAMES] = squashed[NAMES] ** 3 / 7

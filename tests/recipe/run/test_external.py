@@ -1,6 +1,7 @@
 """External sets in a run: their twins kept apart from whom a model is judged on, their films in every lineage."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from cxrlines.recipe.run import external
 from cxrlines.recipe.run.external import ExternalSet, open_set, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, StepId
 from cxrlines.recipe.run.patient_groups import PatientGroups
-from cxrlines.recipe.run.pipeline import plan_of, prepare
+from cxrlines.recipe.run.pipeline import _say_films, plan_of, prepare
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.parts import ExternalSpec
@@ -200,6 +201,44 @@ def test_a_set_with_identifiers_of_own_patients_has_to_say_whether_they_are_the_
         assert found.tokens(everyone, groups) == set(tokens(sorted(set(patient)), "phantom"))
     again, _ = prepared(folder, tmp_path / "b", own, "site")
     assert again.rows({first}).tolist() == everyone.tolist()
+
+
+@pytest.mark.parametrize("patients", [None, "own", "site"])
+@pytest.mark.parametrize("written", ["000{}", "{}.0"])
+def test_identifiers_that_agree_but_for_what_a_spreadsheet_changes_are_refused(ward, tmp_path, own, patients, written):
+    folder, _ = ward
+    numbers = {split: [str(k + 11) for k in range(len(dataset.studies))] for split, (dataset, _) in own.items()}
+    own = {
+        split: (replace(dataset, studies=dataset.studies.assign(patient=numbers[split])), store)
+        for split, (dataset, store) in own.items()
+    }
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    table.assign(PatientID=[written.format(12), *(f"w{k}" for k in range(15))]).to_csv(
+        folder / "train.csv", index=False
+    )
+    if patients == "site":
+        prepared(folder, tmp_path / "b", own, patients)
+        return
+    with pytest.raises(
+        Error, match=r"external\.b: the identifiers of 1 patient differ from an own one by zeros"
+    ) as error:
+        prepared(folder, tmp_path / "b", own, patients)
+    assert ("patients: site" in error.value.way_out) == (patients is None)
+
+
+def test_how_many_patients_of_a_set_have_own_films_is_said(ward, tmp_path, phantom):
+    folder, _ = ward
+    members = (
+        "members: {a: {backbone: resnet10t, stages: {pre: {start: scratch, films: {set: b}, targets: {presence: {}}}"
+    )
+    text = (
+        f"name: ward\nsize: 64\nstore: {{size: 72}}\nexternal: {{b: {{patients: own}}}}\n{members}, fine: {{}}}}}}}}\n"
+    )
+    (tmp_path / "own.yaml").write_text(text)
+    recipe = load_recipe(str(tmp_path / "own.yaml"), [f"external.b.folder={folder}"])
+    said = []
+    _say_films(prepare(recipe, phantom, tmp_path / "run", 1), said.append)
+    assert any(line.startswith("external set b:") and "; 3 of its 16 patients have own films" in line for line in said)
 
 
 # -- in a lineage

@@ -317,6 +317,12 @@ def test_a_wrong_backbone_is_said_before_a_film_is_decoded(phantom, tiny_recipe,
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        (["members.plain.stages={maps: {start: scratch, films: {which: annotated}, targets: {maps: {}}}, only: {start: "
+          "maps, schedule: {freeze: [backbone, head]}}}"],
+         r"plain.stages.only.schedule.freeze: backbone, head leaves nothing to train: .* move backbone, head"),
+        (["members.plain.stages={maps: {start: scratch, films: {which: annotated}, targets: {maps: {}}, schedule: "
+          "{freeze: [backbone, decoder]}}, only: {start: maps}}"],
+         r"plain.stages.maps.schedule.freeze: backbone, decoder leaves nothing to train"),
         (["members.staged.stages.finetune.schedule.freeze=[head, bacbone.*]"],
          r"staged.stages.finetune.schedule.freeze: 'bacbone.\*' matches no parameter"),
         (["members.plain.backbone=vit_tiny_patch16_224", "members.plain.stages.only.targets={labels: {}, maps: {}}"],

@@ -333,6 +333,26 @@ def test_a_changed_label_redoes_the_steps_that_train_on_its_film_and_their_desce
                     "from-b/fold0/tubes", "from-b/fold0/finetune", "self/fold0/only"}  # fmt: skip
 
 
+@pytest.mark.parametrize(("field", "value"), [("keep", "best"), ("patience", 3)])
+def test_a_changed_label_of_a_held_out_film_redoes_the_steps_that_choose_their_epoch_by_it(field, value):
+    recipe = recipe_of("plain", "staged")
+    labels = np.zeros((FILMS, len(LABELS)), np.int8)
+    labels[0, 0] = 1  # of fold 0, and annotated
+    for path in ("members.plain.stages.only", "members.staged.stages.teacher"):
+        chosen = changed(recipe, f"{path}.schedule.{field}", value)
+        before, after = planned(chosen), planned(chosen, material(labels=labels))
+        same = {name for name in before if before[name].identity == after[name].identity}
+        assert same == {"staged/fold0/teacher", "staged/fold0/student", "staged/fold0/finetune", "plain/fold0/only"} - {
+            name for name in before if name.startswith(path.split(".")[1])
+        }
+    overlay = changed(recipe, f"members.staged.stages.teacher.schedule.{field}", value)
+    moved = material(
+        lines={f"s{i}": [Line(LABELS[0], np.full((2, 2), i + (i == 0), float))] for i in range(0, FILMS, 2)}
+    )
+    before, after = planned(overlay), planned(overlay, moved)
+    assert before["staged/fold0/teacher"].identity != after["staged/fold0/teacher"].identity
+
+
 def test_changed_lines_redo_only_what_looks_at_lines():
     recipe = recipe_of("plain", "staged", "two-step", "multi-task")
     lines = {f"s{i}": [Line(LABELS[0], np.full((2, 2), i + 1, float))] for i in range(0, FILMS, 2)}

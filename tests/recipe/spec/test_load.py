@@ -386,3 +386,37 @@ def test_the_recipe_of_a_run_that_is_cut_or_of_another_version_is_refused(tmp_pa
     assert str(tmp_path / "recipe.json") in caught.value.what
     assert len(caught.value.what) < len(recipe.model_dump_json()) / 2, "the file is not repeated in the message"
     assert "version" in caught.value.way_out
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("seed=-5", "seed: is -5; must be"),
+        ("folds.seed=-1", "folds.seed: is -1; must be"),
+        (
+            "members.one.stages.student.schedule.clip=.inf",
+            "members.one.stages.student.schedule.clip is inf; give a finite",
+        ),
+        (
+            "members.one.stages.student.schedule.weight_decay=1e400",
+            "schedule.weight_decay is inf; give a finite number",
+        ),
+        (
+            "members.one.stages.student.schedule.clip=yes",
+            "members.one.stages.student.schedule.clip is true; give a number",
+        ),
+        ("members.one.stages.teacher.schedule.validate_films=true", "schedule.validate_films is true; give a number"),
+        ("members.one.stages.student.schedule.epochs=on", "schedule.epochs is true; give a number"),
+        ("seed=false", "seed is false; give a number"),
+        ("size=[true, 64]", "size"),
+    ],
+)
+def test_a_number_is_finite_and_no_truth_value(write, setting, said):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(SMALL), [setting])
+    assert said in error.value.what
+
+
+def test_true_and_false_are_fine_where_they_are_asked_for(write):
+    recipe = load_recipe(write(SMALL), ["members.one.stages.*.films.flip=yes"])
+    assert all(stage.films.flip is True for _, stage in recipe.stages())

@@ -99,9 +99,9 @@ def ensemble(
         raise ValueError(f"how {how!r} needs weights and the names of the frames; fit_weights finds fitted ones")
     members, studies, labels, values = stack(frames, names)
     if how == "rank":
-        films = len(studies)  # a single film ranks 0.5
-        values = (rankdata(values, axis=1) - 1) / (films - 1) if films > 1 else np.full_like(values, 0.5)
-    if how == "fitted" and weights is not None:
+        ranks, films = np.mean(rankdata(values, axis=1), axis=0), len(studies)  # divided last, so that ties stay ties
+        blend = (ranks - 1) / (films - 1) if films > 1 else np.full_like(ranks, 0.5)  # a single film ranks 0.5
+    elif how == "fitted" and weights is not None:
         blend = blended(values, weights.of(members, labels))
     elif how == "weighted" and weights is not None:
         blend = weighted_mean(values, weights.of(members, labels))

@@ -22,6 +22,7 @@ from cxrlines.io.external.layouts import LAYOUTS, PRESENCE
 from cxrlines.io.external.sets import read_external
 from cxrlines.io.patients import PSEUDO, SITE, is_phantom, key_name
 from cxrlines.io.prepare import Aspect, LeaveOut, Probe
+from cxrlines.io.rows import bare
 from cxrlines.io.store import Store, build_store, open_store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.patient_groups import PatientGroups, tokens_of_set
@@ -114,7 +115,7 @@ def prepare_set(
 
     Raises:
         Error: Patients of a set of the site have the identifiers of own ones, and the recipe does not say whether they
-            are the same people.
+            are the same people; or they have them but for zeros in front and the like.
     """
     assert spec.folder is not None  # the run saw to it
     found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children)
@@ -134,6 +135,15 @@ def prepare_set(
             f"external.{name}: {count} the identifier of an own one",
             f"set external.{name}.patients: own where they are the same people, so that no held-out patient is trained "
             f"on; {SITE} where they are not",
+        )
+    if (declared == OWN or (spec.patients is None and key.startswith(f"{SITE}-"))) and (
+        alike := _alike(table, own, groups)
+    ):
+        raise Error(
+            f"external.{name}: the identifiers of {plural(alike, 'patient differ', 'patients differ')} from an own one "
+            "by zeros in front, `.0` behind or the coding of an accent alone",
+            "write them alike in both tables where they are the same people"
+            + ("" if declared == OWN else f"; set external.{name}.patients: {SITE} where they are not"),
         )
     if declared == OWN:
         table = groups.merged(replace(dataset, studies=table)).studies
@@ -166,6 +176,13 @@ def _of_own_patients(table: pd.DataFrame, own: dict[str, tuple[Dataset, Store]],
         there = patients.isin(set(dataset.studies["patient"].astype(str)))
         rows.append(pd.DataFrame({"study": table["study"][there], "own_patient": patients[there]}).assign(split=split))
     return pd.concat(rows, ignore_index=True)
+
+
+def _alike(table: pd.DataFrame, own: dict[str, tuple[Dataset, Store]], groups: PatientGroups) -> int:
+    """How many patients of a set have the identifier of an own one if `bare`, and not as it is written."""
+    known = set(groups.group_of).union(*(set(dataset.studies["patient"].astype(str)) for dataset, _ in own.values()))
+    near = set(map(bare, known))
+    return sum(bare(patient) in near for patient in set(table["patient"].astype(str)) - known)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -159,14 +159,18 @@ class Inventory:
         """Hash of what a stage learns from: the store, and of its rows the studies, labels and, if used, the lines."""
         if stage.films.set != OWN:
             return self.external[stage.films.set].identity(rows, presence=stage.targets.presence is not None)
+        return self.own_identity(rows, lines=stage.learns_lines)
+
+    def own_identity(self, rows: np.ndarray, *, lines: bool) -> str:
+        """Hash of the store, and of some rows of `own.studies` the studies, labels and, if asked for, the lines."""
         digest = hashlib.sha256(self.store.encode())
         table = self.own.studies.iloc[rows]
         digest.update(json.dumps(table["study"].tolist()).encode())
         digest.update(table[list(LABELS)].to_numpy(np.float32).tobytes())
-        if stage.learns_lines:
+        if lines:
             for study in table["study"]:
-                lines = self.own.lines.get(study, [])
-                marks = [(line.label if line.tip_seen else f"{line.label}, no tip", line.points) for line in lines]
+                drawn = self.own.lines.get(study, [])
+                marks = [(line.label if line.tip_seen else f"{line.label}, no tip", line.points) for line in drawn]
                 for name, points in [*marks, *sorted(self.own.landmarks.get(study, {}).items())]:
                     digest.update(name.encode() + np.asarray(points, np.float64).tobytes())
         return digest.hexdigest()

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing, write_text
 from cxrlines.core.pool import cores
+from cxrlines.core.text import plural
 from cxrlines.io.external.sets import read_external
 from cxrlines.io.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.io.patients import is_phantom, key_name
@@ -33,8 +34,10 @@ from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups,
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
+from cxrlines.recipe.run.step_lineage import renew_lineages
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe, Source
+from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
@@ -95,7 +98,10 @@ def train(
             with distributed.first() as shared:
                 if shared.mine:
                     (root / STEPS).unlink(missing_ok=True)
+            _renew(run, steps, say)
             do_plan(run, steps, workers, start)
+            if _renew(run, steps, say):  # of finished steps whose parents are there only now
+                do_plan(run, steps, workers, start)
             say("reading the test films and writing the report" if run.test else "writing the report")
             for step in steps:
                 if is_scored(recipe, step):
@@ -108,6 +114,19 @@ def train(
             f"{root} is in use by another cxrlines train", "wait for it to end, or give another --out"
         ) from None
     return run
+
+
+def _renew(run: Run, steps: Sequence[Step], say: Callable[[str], None]) -> int:
+    """As `renew_lineages`, by the first of several processes, and said; how many steps it was."""
+    with distributed.first() as shared:
+        if shared.mine:
+            shared.value = len(renew_lineages(run, steps))
+    if count := shared.value:
+        say(
+            f"{plural(count, 'finished step')}: their patients have other identifiers, or another key (patients), than "
+            "when they were trained: their lineages are renewed, and nothing is trained again for it"
+        )
+    return count
 
 
 def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
@@ -147,13 +166,27 @@ def check_networks(recipe: Recipe) -> None:
                 if kind not in networks:
                     with torch.device("meta"):  # names and shapes alone
                         networks[kind] = Classifier(*kind[:2], weights="none", decoder=kind[2])
-                Frozen(networks[kind], schedule.freeze)
+                _check_frozen(networks[kind], recipe.spec(source))
                 make_optimizer(networks[kind], schedule)
                 if schedule.checkpoint_gradients:
                     networks[kind].backbone.checkpoint_gradients(True)
             except Error as error:
                 where = f"members.{source.member}.stages.{source.stage}"
                 raise RecipeError(f"{where}.{error.what}", error.way_out) from None
+
+
+def _check_frozen(network: Classifier, stage: StageSpec) -> None:
+    """`Error` for a pattern of `freeze` that matches nothing, or if all is frozen that the stage's targets move."""
+    frozen, named = stage.schedule.freeze, stage.targets.named.items()
+    held = set(map(id, Frozen(network, frozen).parameters))
+    heads = any(target.classifies for key, target in named if key != "features")  # those are the backbone's
+    moved = ("backbone.", *["head."] * heads, *["decoder."] * stage.targets.reads_maps)
+    if not any(name.startswith(moved) and id(each) not in held for name, each in network.named_parameters()):
+        raise Error(
+            f"schedule.freeze: {', '.join([frozen] if isinstance(frozen, str) else frozen)} leaves nothing to train: "
+            f"the stage's targets ({', '.join(stage.targets.named)}) move {', '.join(moved).replace('.', '')} alone",
+            "freeze less, or leave the stage out",
+        )
 
 
 def _check_places(recipe: Recipe) -> None:
@@ -279,7 +312,12 @@ def _say_films(run: Run, say: Callable[[str], None]) -> None:
     gate = run.recipe.quality.leave_out
     say(films_text("training films", run.store, gate))
     for name in run.recipe.used_sets:
-        say(films_text(f"external set {name}", run.external[name][1], gate))
+        found, store = run.external[name]
+        text = films_text(f"external set {name}", store, gate)
+        if found.own is not None:
+            shared, theirs = found.own["own_patient"].nunique(), plural(found.studies["patient"].nunique(), "patient")
+            text += f"; {shared} of its {theirs} have own films"
+        say(text)
     if run.test_store is not None:
         say(films_text("test films", run.test_store, "nothing", "predicted"))
 

@@ -87,6 +87,9 @@ class _Plan:
             "held_out": self.films.own.studies["study"].iloc[self.films.held(key.held)].tolist(),
             "key": key,
         }
+        if stage.schedule.keeps_best:  # by the labels of held-out films, of how many ever (validate_films)
+            held_out = self.films.held(key.held)
+            content["watched"] = self.films.own_identity(held_out, lines=stage.films.view == "overlay")
         identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self.steps[key] = Step(key, identity, parents, len(rows), key.stage == member.last)
         return self.steps[key]

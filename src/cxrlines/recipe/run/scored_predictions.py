@@ -18,7 +18,6 @@ from cxrlines.io.tables import Dataset
 from cxrlines.models.classifier import Model
 from cxrlines.reading.tta import views
 from cxrlines.recipe.run.folder import RECORD, TEST, Run, Step
-from cxrlines.recipe.run.step_lineage import refuse_test
 from cxrlines.recipe.run.training_data import PlainView, films_of, load_step, plain_view, predict_rows
 from cxrlines.recipe.spec.ensemble import ViewsSpec
 from cxrlines.recipe.spec.recipe import Recipe
@@ -48,19 +47,18 @@ def predict_scored(run: Run, step: Step, model: Model | None = None) -> None:
     recipe, test = run.recipe, run.test_store.fingerprint if run.test_store else None
     view = plain_view(recipe, step.key.source)
 
-    def of_test_films() -> tuple[Predicted, dict[str, Any]]:
+    def of_test_films() -> Predicted:
         if run.test is None or run.test_store is None:
-            return {}, {}
-        leak = refuse_test(run, run.lineage(step.key))
+            return {}
         network = model or load_step(run, step.key)
-        return {TEST: predict_rows(run.test, run.test_store, _present(run), network, view)}, {"test_leak": leak}
+        return {TEST: predict_rows(run.test, run.test_store, _present(run), network, view)}
 
-    def of_views(spec: ViewsSpec) -> tuple[Predicted, dict[str, Any]]:
+    def of_views(spec: ViewsSpec) -> Predicted:
         network = model or load_step(run, step.key)
         made = {HELD_OUT_VIEWS: over_views(run.train, run.store, run.films.held(step.key.held), network, view, spec)}
         if run.test is not None and run.test_store is not None:
             made[TEST_VIEWS] = over_views(run.test, run.test_store, _present(run), network, view, spec)
-        return made, {}
+        return made
 
     _renew(run, step, "test", test, (TEST,), of_test_films)
     averaged = {recipe.source(name) for name in recipe.averaged}
@@ -75,11 +73,11 @@ def _renew(
     entry: str,
     wanted: object,
     files: Sequence[str],
-    predict: Callable[[], tuple[Predicted, dict[str, Any]]],
+    predict: Callable[[], Predicted],
 ) -> None:
     """Write the `files` that `predict` gives, unless the step's record has them as `wanted` under `entry`.
 
-    Several processes predict together; the first writes, the record last: with `wanted` and what `predict` adds to it.
+    Several processes predict together; the first writes, the record last.
     """
     folder = run.folder(step.key)
     with distributed.first() as shared:
@@ -91,12 +89,12 @@ def _renew(
     record: dict[str, Any] = shared.value
     if record.get(entry) == wanted:
         return
-    predicted, more = predict()
+    predicted = predict()
     with distributed.first() as shared:
         if shared.mine:
             for name, predictions in predicted.items():
                 write_predictions(predictions, folder / name)
-            write_text(folder / RECORD, json.dumps(record | more | {entry: wanted}, indent=1))
+            write_text(folder / RECORD, json.dumps(record | {entry: wanted}, indent=1))
 
 
 def _present(run: Run) -> np.ndarray:

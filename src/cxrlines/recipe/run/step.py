@@ -38,7 +38,7 @@ from cxrlines.recipe.run.folder import (
 )
 from cxrlines.recipe.run.map_teachers import map_teachers
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
-from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out, refuse_test
+from cxrlines.recipe.run.step_lineage import lineage_record, made_from, refuse_held_out, refuse_test
 from cxrlines.recipe.run.training_data import films_of, load_step, plain_view, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
@@ -108,7 +108,7 @@ def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     stage = run.recipe.members[step.key.member].stages[step.key.stage]
     model, adoption, weights = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
-    lineage = made_from(run, step, stage, rows, adoption)
+    lineage = made_from(run, step, stage, rows, adoption.source if adoption else None)
     leak, test_leak = refuse_held_out(run, lineage, held_out), refuse_test(run, lineage)
     films, soft = training_films(run, step, stage, rows, report)
     size = run.recipe.size_of(step.key.member, step.key.stage)
@@ -204,9 +204,7 @@ def _record(step: Step, inputs: _Inputs, seconds: float, predict_seconds: float)
         "soft_labels": inputs.soft,
         "leak": inputs.leak,
         "test_leak": inputs.test_leak,
-        "unknown": inputs.lineage.untraced(),
-        "trusted": inputs.lineage.vouched_for(),
-        "pseudo_labels": inputs.lineage.pseudo_labels(),
+        **lineage_record(inputs.lineage),
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
         "processes": distributed.world,

@@ -52,7 +52,7 @@ class FoldsSpec(Strict):
 
     file: str | None = None  # a table as `cxrlines folds` writes it; none: folds are drawn
     count: Annotated[int, Field(ge=2, le=50)] = 5  # folds to draw
-    seed: int = 0  # of the draw
+    seed: Annotated[int, Field(ge=0)] = 0  # of the draw
 
 
 class TrackingSpec(Strict):

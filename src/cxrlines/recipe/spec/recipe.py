@@ -1,9 +1,10 @@
 """The fields of a recipe: members made of stages, films, folds, ensemble, trackers; and what must agree among them."""
 
+import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
@@ -73,7 +74,7 @@ class Recipe(Strict):
 
     name: str  # in reports, bundles and trackers
     about: str = ""  # a sentence for people
-    seed: int = 0  # of new weights, the order of films, augmentation and dropout
+    seed: Annotated[int, Field(ge=0)] = 0  # of new weights, the order of films, augmentation and dropout
     size: FilmSize = 512  # of the film a model sees
     store: StoreSpec = StoreSpec()
     quality: QualitySpec = QualitySpec()
@@ -84,6 +85,13 @@ class Recipe(Strict):
     ensemble: EnsembleSpec = EnsembleSpec()
     tracking: TrackingSpec = TrackingSpec()
     guard: Literal["refuse", "report"] = "refuse"  # report: go on where a held-out patient was seen, and say so
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_numbers(cls, given: Any, made_of: ModelWrapValidatorHandler["Recipe"]) -> "Recipe":
+        made = made_of(given)
+        _check_numbers(given, made.model_dump(), "")
+        return made
 
     @model_validator(mode="after")
     def _agrees(self) -> "Recipe":
@@ -316,6 +324,25 @@ class Recipe(Strict):
     def size_of(self, member: str, stage: str) -> Size:
         """The size of the films a stage sees."""
         return self.members[member].stages[stage].size or self.size
+
+
+def _check_numbers(given: Any, made: Any, path: str) -> None:
+    """`ValueError` for a number that is infinite or none, or was given as true or false, which would count as 1 or 0.
+
+    `made` is what became of the values `given`, with the defaults of those that were not.
+    """
+    if isinstance(made, dict):
+        known = given if isinstance(given, dict) else {}
+        for name, value in made.items():
+            _check_numbers(known.get(name), value, f"{path}.{name}" if path else name)
+    elif isinstance(made, list | tuple):
+        known = given if isinstance(given, list | tuple) and len(given) == len(made) else [None] * len(made)
+        for place, (value, of) in enumerate(zip(made, known, strict=True)):
+            _check_numbers(of, value, f"{path}.{place}")
+    elif isinstance(given, bool) and not isinstance(made, bool):
+        raise ValueError(f"{path} is {str(given).lower()}; give a number")
+    elif isinstance(made, float) and not math.isfinite(made):
+        raise ValueError(f"{path} is {made}; give a finite number")
 
 
 def _check_name(name: str) -> None:
