@@ -332,12 +332,12 @@ def _check_numbers(given: Any, made: Any, path: str) -> None:
     `made` is what became of the values `given`, with the defaults of those that were not.
     """
     if isinstance(made, dict):
-        known = given if isinstance(given, dict) else {}
+        named = given if isinstance(given, dict) else {}
         for name, value in made.items():
-            _check_numbers(known.get(name), value, f"{path}.{name}" if path else name)
+            _check_numbers(named.get(name), value, f"{path}.{name}" if path else name)
     elif isinstance(made, list | tuple):
-        known = given if isinstance(given, list | tuple) and len(given) == len(made) else [None] * len(made)
-        for place, (value, of) in enumerate(zip(made, known, strict=True)):
+        listed = given if isinstance(given, list | tuple) and len(given) == len(made) else [None] * len(made)
+        for place, (value, of) in enumerate(zip(made, listed, strict=True)):
             _check_numbers(of, value, f"{path}.{place}")
     elif isinstance(given, bool) and not isinstance(made, bool):
         raise ValueError(f"{path} is {str(given).lower()}; give a number")
