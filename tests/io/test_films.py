@@ -529,6 +529,13 @@ class TestBadFilms:
     def test_more_deep_values_than_are_held(self):
         assert "values of 16 bits" in says(_sized(tiff(np.zeros((6, 6, 4))), 6000, 6000))
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_tiff_without_all_of_its_strips(self, channels):
+        whole = tiff(deep(channels))
+        height, width = read_film(whole).pixels.shape
+        assert "strips or tiles" in says(_sized(whole, width, height + 3))
+        assert "strips or tiles" in says(_sized(encoded(ramp(), "TIFF"), 64, 4000))
+
     def test_deep_tiffs_that_are_not_read(self):
         for tags in ({"planes": 2}, {"photometric": 5}):
             assert "PNG" in says(tiff(deep(3), **tags))

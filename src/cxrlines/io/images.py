@@ -137,8 +137,8 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
 
 def _tiff(data: bytes) -> Film:
     """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
-    samples a pixel, 284 planar configuration, 317 predictor, 322 and 323 sides of a tile, 324 tiles, 338 extra samples,
-    339 sample format."""
+    samples a pixel, 278 rows a strip, 284 planar configuration, 317 predictor, 322 and 323 sides of a tile, 324 tiles,
+    338 extra samples, 339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
@@ -167,6 +167,7 @@ def _tiff(data: bytes) -> Film:
     notes = _obeyed(orientation)
     by_pillow = data[:4] != b"MM\0+" and not (unsigned and samples == 1 and inverted and data[:2] == b"MM")
     if by_pillow and (samples == 1 or set(depths) != {16}):
+        _check_parts(tags)
         return _by_pillow(data, "TIFF", notes, inverted=inverted, unsigned=not signed)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all. So
     # are those of one, white at zero, with the highest byte first, which it does not know.
@@ -177,6 +178,7 @@ def _tiff(data: bytes) -> Film:
     if max(map(max, tags.values())) >= 2**32:
         raise FilmError("is a TIFF file whose directory points beyond it, or cut off", AGAIN)
     _check_values(max(width * height, tile) * samples)
+    _check_parts(tags)
     wide = np.asarray(_decoded(_opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
@@ -228,6 +230,18 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
         return tags, struct.unpack_from(order + word, data, place)[0] != 0
     except (struct.error, OverflowError):
         return {}, False
+
+
+def _check_parts(tags: dict[int, tuple[int, ...]]) -> None:
+    """`FilmError` for a TIFF file without all of its strips or tiles: the decoder would leave the others black."""
+    width, height = tags[256][0], tags[257][0]
+    across, down = (
+        (tags.get(tag, (0,))[0] for tag in (322, 323)) if 324 in tags else (width, tags.get(278, (height,))[0])
+    )
+    parts = -(-width // max(1, across)) * -(-height // max(1, down))
+    parts *= tags.get(277, (1,))[0] if tags.get(284) == (2,) else 1
+    if (there := len(tags[324 if 324 in tags else 273])) < parts:
+        raise FilmError(f"is a TIFF file with {there:,} of the {parts:,} strips or tiles of its image", AGAIN)
 
 
 def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int) -> bytes:
