@@ -468,6 +468,29 @@ def test_a_tip_that_is_not_seen_is_said_and_saved(page, address, project, tmp_pa
     assert {device: chosen(page, device) for device in ENDINGS} == ENDINGS
 
 
+def test_a_drawn_line_is_saved_once_its_state_is_chosen(page, project, tmp_path):
+    film = tmp_path / "drawn.png"
+    Image.open(EXAMPLE).save(film, compress_level=2)  # no film that another test corrects
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Accept all").click()
+    page.get_by_label("Your name").fill("A reader")
+    page.get_by_label("Device to draw").select_option("CVC")
+    page.get_by_role("button", name="Draw a line").click()
+    box = page.locator(".stage").first.bounding_box()
+    for down in (0.3, 0.5):
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + down * box["height"])
+    page.keyboard.press("Enter")
+    save = page.get_by_role("button", name="Save")
+    page.locator(".correct", has_text="1 line needs a state.").wait_for()
+    assert save.is_disabled() and chosen(page, "CVC, drawn") == "State?" and accessible(page) == []
+    page.get_by_label("State of CVC, drawn").select_option("Borderline")
+    save.click()
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    lines = pd.read_csv(project / "train_annotations.csv").query("StudyInstanceUID == 'drawn'")
+    assert "CVC - Borderline" in set(lines["label"])
+
+
 def test_another_model_s_answer_replaces_the_first_and_unsaved_corrections_stay(page, address):
     """After a restart by another bundle, here by a changed answer; nor do they go with a film unasked."""
     ids = []

@@ -295,7 +295,8 @@ export class Corrector {
     const points = drawing.points.filter((point, k, all) => !k || between(point, all[k - 1]) > 1);
     this.edit.drawing = null;
     if (points.length < 2) return this.refresh();
-    const state = this.devices.get(drawing.device).labels.at(-1).state;
+    const { labels } = this.devices.get(drawing.device);
+    const state = labels.length === 1 ? labels[0].state : undefined; // undefined: to be chosen
     this._said(() => {
       this.edit.lines.push({ device: drawing.device, points: round(points), of: null, mark: "drawn", state, tip_seen: true });
       this.select(this.edit.lines.length - 1);
@@ -311,6 +312,7 @@ export class Corrector {
     if (!film.correcting) return h("div", { class: "row" }, button, said && h("span", { class: "dim" }, said));
     const { edit } = film;
     const open = edit.lines.filter((line) => line.mark === null).length;
+    const stateless = edit.lines.filter((line) => line.state === undefined).length;
     const author = h("input", { type: "text", value: localStorage.getItem("author") ?? "", autocomplete: "name", maxlength: 200,
       onchange: () => localStorage.setItem("author", author.value.trim()) });
     const comment = h("textarea", { rows: 2, maxlength: 10000, onchange: () => Object.assign(edit, { comment: comment.value, changed: true }) });
@@ -325,8 +327,9 @@ export class Corrector {
       h("div", { class: "row" },
         open > 0 && h("button", { type: "button", onclick: () => this._said(() => edit.lines.forEach((line) => (line.mark ??= "accepted"))) }, open === edit.lines.length ? "Accept all" : "Accept the rest"),
         h("button", { type: "button", disabled: !edit.past.length, onclick: () => this.undo() }, "Undo"),
-        h("button", { type: "button", class: "main", disabled: open > 0, onclick: () => this._save(film, author, comment) }, "Save")),
+        h("button", { type: "button", class: "main", disabled: open + stateless > 0, onclick: () => this._save(film, author, comment) }, "Save")),
       open > 0 && h("p", { class: "dim" }, `${open} ${open === 1 ? "line is" : "lines are"} to be accepted or rejected.`),
+      stateless > 0 && h("p", { class: "dim" }, `${stateless} ${stateless === 1 ? "line needs" : "lines need"} a state.`),
       h("p", { class: edit.failed ? "problem" : "dim", role: "status" }, edit.note || edit.saved));
   }
 
@@ -342,9 +345,10 @@ export class Corrector {
     const all = endings(device);
     const isSaid = ({ state, tip_seen }) => state === line.state && tip_seen === line.tip_seen;
     const states = h("select", { "aria-label": `State of ${name}`, title: all.find(isSaid)?.text, onchange: () => this._said(() => {
-      const { state, tip_seen } = all[states.selectedIndex];
+      const { state, tip_seen } = all[states.value];
       Object.assign(line, { state, tip_seen });
-    }) }, all.map((each) => h("option", { selected: isSaid(each) }, each.text)));
+    }) }, line.state === undefined && h("option", { value: "", selected: true, disabled: true }, "State?"),
+      all.map((each, k) => h("option", { value: k, selected: isSaid(each) }, each.text)));
     return h("li", { class: line.mark === "rejected" ? "gone" : null },
       swatch,
       h("button", { type: "button", class: "name", "aria-pressed": String(this.edit.selected === k), onclick: () => { this.select(this.edit.selected === k ? null : k); this.refresh(); } }, name),
