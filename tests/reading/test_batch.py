@@ -248,7 +248,7 @@ def test_decoding_keeps_only_a_few_films_ahead(folder: Path, bundle: Bundle, mon
     decoded: list[Path] = []
     most_ahead = 0
     for i in range(40):
-        _film(folder / f"more{i:02}.png", i, (40, 40))
+        _film(folder / f"more{i:02}.png", i)
 
     def counted(path: Path) -> object:
         decoded.append(path)

@@ -58,7 +58,7 @@ def test_each_film_gets_a_folder_and_each_other_an_answer(results, tmp_path):
     others = [path for path in made if not path.startswith(STUDY)]
     assert len(others) == 2 and all(path.endswith("/sr.dcm") for path in others)
     assert all("Not read: " in reasons(made[path]) for path in others)
-    assert any("view position is LL" in reasons(made[path]) for path in others)
+    assert any("its view is LL" in reasons(made[path]) for path in others)
     assert any("NumberOfFrames is 2" in reasons(made[path]) for path in others)
 
 
