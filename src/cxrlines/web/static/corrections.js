@@ -352,11 +352,11 @@ export class Corrector {
     return h("li", { class: line.mark === "rejected" ? "gone" : null },
       swatch,
       h("button", { type: "button", class: "name", "aria-pressed": String(this.edit.selected === k), onclick: () => { this.select(this.edit.selected === k ? null : k); this.refresh(); } }, name),
-      line.mark !== "rejected" && states,
       line.of !== null && h("button", { type: "button", "aria-label": `Accept ${name}`, title: "Accept", "aria-pressed": String(line.mark === "accepted"), onclick: mark("accepted") }, "✓"),
       line.of !== null
         ? h("button", { type: "button", "aria-label": `Reject ${name}`, title: "Reject", "aria-pressed": String(line.mark === "rejected"), onclick: mark("rejected") }, "✕")
-        : h("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => this._said(() => { this.edit.lines.splice(k, 1); this.select(null); }), title: "Remove" }, "✕"));
+        : h("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => this._said(() => { this.edit.lines.splice(k, 1); this.select(null); }), title: "Remove" }, "✕"),
+      line.mark !== "rejected" && states);
   }
 
   _drawingRow() {
