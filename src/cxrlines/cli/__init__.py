@@ -65,7 +65,7 @@ def _check_none_empty(command: str, words: Sequence[str]) -> None:
         if not word or (word.startswith("--") and word.endswith("=")):
             before = word or (words[place - 1] if place else "")
             name = before.rstrip("=") if before.startswith("--") else f"argument {place + 1}"
-            raise Error(f"{command}: {name} is empty", 'write what it is; the current folder is "."')
+            raise Error(f"{command}: {name} is empty", 'give a value; the current folder is "."')
 
 
 def explain(error: Exception, command: str = "") -> int:

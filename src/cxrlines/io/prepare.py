@@ -162,7 +162,7 @@ def by_rule(film: Film, inner: np.ndarray) -> Quality:
     shown = height * film.pixel_aspect
     if (sides := max(shown, width) / min(shown, width)) > MAX_SIDES:
         what = f"its longer side is {sides:.2f} times the shorter one; films of up to {MAX_SIDES:g} are read"
-        way_out = "of several films in one picture give each alone, of a stretched one pixels of their true proportions"
+        way_out = "if it shows several films, give each alone; if it is stretched, give it in its true proportions"
         notes.append(Note(Code.NOT_A_CHEST_FILM, f"not a frontal chest film: {what}; {way_out}"))
     if min(height, width) < MIN_SIDE:
         text = f"it is {width} x {height} px: below {MIN_SIDE} px a side lines are hardly seen"
