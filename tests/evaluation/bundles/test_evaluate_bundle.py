@@ -137,14 +137,20 @@ def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, t
     assert with_lines
 
 
-def test_on_the_left_lines_were_looked_for_on_a_film_that_was_refused_too(known, tmp_path, monkeypatch):
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch):
+    """The findings that are drawn, in their order."""
+    findings_of_films = []
 
     def noted(pixels, findings, **more):
-        drawn.append(findings)
+        findings_of_films.append(findings)
         return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr(module, "draw_findings", noted)
+    return findings_of_films
+
+
+def test_on_the_left_lines_were_looked_for_on_a_film_that_was_refused_too(known, tmp_path, drawn):
     path = known.films[0].path
     shape = read_film(path).pixels.shape
     refused = Findings(shape, (), {}, (), quality=Quality(usable=False))
@@ -153,14 +159,7 @@ def test_on_the_left_lines_were_looked_for_on_a_film_that_was_refused_too(known,
     assert looked_for(true) and true.quality.usable and not looked_for(found)
 
 
-def test_on_the_left_no_state_is_given_of_a_film_to_which_no_rule_is_applied(known, tmp_path, monkeypatch):
-    drawn = []
-
-    def noted(pixels, findings, **more):
-        drawn.append(findings)
-        return np.zeros((2, 2, 3), np.uint8)
-
-    monkeypatch.setattr(module, "draw_findings", noted)
+def test_on_the_left_no_state_is_given_of_a_film_to_which_no_rule_is_applied(known, tmp_path, drawn):
     path = known.films[0].path
     shape = read_film(path).pixels.shape
     tip = np.array([40.0, 30.0])
