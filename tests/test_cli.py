@@ -72,6 +72,13 @@ def test_an_empty_word_is_not_the_current_folder(words, name, tmp_path, monkeypa
     assert f"{name} is empty; " in result.stderr
 
 
+def test_a_setting_may_be_cleared(tmp_path):
+    for words in (("--set", "folds.file="), ("--set=folds.file=",)):
+        places = "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")
+        result = CliRunner().invoke(cli.app, ["train", "demo", *places, *words])
+        assert result.exit_code == 2 and "none" in result.stderr and "is empty" not in result.stderr
+
+
 def truth_and_predictions(folder: Path) -> tuple[Path, Path]:
     """A table of six films of three patients, and predictions that are right about the first label."""
     truth = pd.DataFrame({STUDY_COLUMN: [f"s{i}" for i in range(6)], PATIENT_COLUMN: list("aabbcc")})

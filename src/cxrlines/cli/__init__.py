@@ -6,6 +6,7 @@ Exit codes are those of docs/commands.md: `ERROR` for what the user can fix, `FA
 import errno
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Commands(TyperGroup):
 def _check_none_empty(command: str, words: Sequence[str]) -> None:
     """`Error` for an empty word, as of a shell's variable that is not set: as a path it would be the current folder."""
     for place, word in enumerate(words):
-        if not word or (word.startswith("--") and word.endswith("=")):
+        if not word or re.fullmatch("--[a-z-]+=", word):
             before = word or (words[place - 1] if place else "")
             name = before.rstrip("=") if before.startswith("--") else f"argument {place + 1}"
             raise Error(f"{command}: {name} is empty", 'give a value; the current folder is "."')
