@@ -2,34 +2,11 @@
 
 import { corrections, saveCorrections } from "./api.js";
 import { capital, h, s, say } from "./dom.js";
+import { between, fromSegment, rounded, simplified } from "./paths.js";
 import { drawnOf, takeOver } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
 const MOST_BACK = 100; // steps that can be undone
-
-const between = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
-
-/** How far a point lies from the segment from a to b. */
-function fromSegment(p, a, b) {
-  const length = between(a, b) ** 2;
-  const share = length ? Math.max(0, Math.min(1, ((p[0] - a[0]) * (b[0] - a[0]) + (p[1] - a[1]) * (b[1] - a[1])) / length)) : 0;
-  return between(p, [a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1])]);
-}
-
-/** A path with as few points as keep it within a tolerance (Douglas and Peucker). */
-export function simplified(points, tolerance) {
-  if (points.length < 3) return points;
-  let far = 0;
-  let most = 0;
-  for (let k = 1; k < points.length - 1; k += 1) {
-    const away = fromSegment(points[k], points[0], points.at(-1));
-    if (away > most) [far, most] = [k, away];
-  }
-  if (most <= tolerance) return [points[0], points.at(-1)];
-  return [...simplified(points.slice(0, far + 1), tolerance).slice(0, -1), ...simplified(points.slice(far), tolerance)];
-}
-
-const round = (points) => points.map(([x, y]) => [Math.round(10 * x) / 10, Math.round(10 * y) / 10]);
 
 const LEAVES = "Incompletely Imaged"; // its last point is where it leaves the film
 
@@ -179,7 +156,7 @@ export class Corrector {
 
   _move(points) {
     const line = this.edit.lines[this.edit.selected];
-    this._said(() => Object.assign(line, { points: round(points), mark: line.of === null ? "drawn" : "moved" }));
+    this._said(() => Object.assign(line, { points: rounded(points), mark: line.of === null ? "drawn" : "moved" }));
   }
 
   down(viewer, at) {
@@ -223,7 +200,7 @@ export class Corrector {
   move(viewer, at) {
     const [w, t] = viewer.size;
     const inside = [Math.max(0, Math.min(w - 1, at[0])), Math.max(0, Math.min(t - 1, at[1]))];
-    if (this.held === "carina") this._said(() => (this.edit.landmarks.carina = round([inside])[0]));
+    if (this.held === "carina") this._said(() => (this.edit.landmarks.carina = rounded([inside])[0]));
     else if (this.held === "point") this._move(this._handles.map((point, k) => (k === this.edit.point ? inside : point)));
   }
 
@@ -298,7 +275,7 @@ export class Corrector {
     const { labels } = this.devices.get(drawing.device);
     const state = labels.length === 1 ? labels[0].state : undefined; // undefined: to be chosen
     this._said(() => {
-      this.edit.lines.push({ device: drawing.device, points: round(points), of: null, mark: "drawn", state, tip_seen: true });
+      this.edit.lines.push({ device: drawing.device, points: rounded(points), of: null, mark: "drawn", state, tip_seen: true });
       this.select(this.edit.lines.length - 1);
     });
   }
@@ -401,7 +378,7 @@ export class Corrector {
     localStorage.setItem("author", who);
     edit.comment = comment.value;
     const said = ({ mark, state, tip_seen }) => (mark === "rejected" ? { mark } : { mark, state, tip_seen });
-    const lines = edit.lines.map((line) => ({ device: line.device, points: round(line.points), of: line.of, ...said(line) }));
+    const lines = edit.lines.map((line) => ({ device: line.device, points: rounded(line.points), of: line.of, ...said(line) }));
     const value = { name: film.name, author: who, lines, labels: edit.labels, landmarks: edit.landmarks, comment: edit.comment, after: edit.after };
     try {
       const { correction } = await this.list.kept(film, (id) => saveCorrections(id, value));

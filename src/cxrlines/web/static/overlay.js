@@ -1,6 +1,7 @@
 // Lines, tips, the carina and distances over a film, as SVG in screen pixels.
 
 import { s } from "./dom.js";
+import { between } from "./paths.js";
 
 const RING = 7;
 const TEXT = 13;
@@ -14,9 +15,9 @@ const d = (points) => points.map(([x, y], k) => `${k ? "L" : "M"}${x.toFixed(1)}
 function outside(points, tip) {
   if (!tip) return points;
   let end = points.length;
-  while (end > 1 && Math.hypot(points[end - 1][0] - tip[0], points[end - 1][1] - tip[1]) < RING + 1) end -= 1;
+  while (end > 1 && between(points[end - 1], tip) < RING + 1) end -= 1;
   const last = points[end - 1];
-  const away = Math.hypot(last[0] - tip[0], last[1] - tip[1]);
+  const away = between(last, tip);
   if (away <= RING) return points.slice(0, end);
   const share = RING / away;
   return [...points.slice(0, end), [tip[0] + share * (last[0] - tip[0]), tip[1] + share * (last[1] - tip[1])]];
