@@ -93,7 +93,7 @@ def evaluate(
     typer.echo(json.dumps(figures, indent=1) if as_json else text)
 
 
-@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --json")
+@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --fold 0")
 def evaluate_bundle(
     films: Annotated[
         Path, typer.Argument(help="Folder of real films (with --marks), or a data folder with its annotations.")
@@ -111,7 +111,7 @@ def evaluate_bundle(
         Seen, typer.Option(help="Films of patients that a model was trained on: leave them out, or report them.")
     ] = Seen.leave_out,
     split: Annotated[
-        Split | None, typer.Option(help="Split of a data folder; default: test, where there is one.")
+        Split | None, typer.Option(help="Split of a data folder; default: test, where its films have labels.")
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,

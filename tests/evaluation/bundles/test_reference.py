@@ -205,8 +205,20 @@ def test_a_folder_of_films_alone_is_told_what_it_lacks(folder):
 def test_test_films_of_which_nothing_is_known_are_refused(phantom, tmp_path):
     for name in ("test", "sample_submission.csv"):
         (tmp_path / name).symlink_to(phantom / name)
-    with pytest.raises(EvaluationError, match="its test films have no labels; label them"):
+    with pytest.raises(
+        EvaluationError, match=r"its test films have no labels; give a test_truth\.csv, or take --split train"
+    ):
         data_films(tmp_path)
+
+
+def test_the_train_split_is_evaluated_where_test_films_have_no_labels(phantom, tmp_path):
+    for name in ("train", "train.csv", "test", "sample_submission.csv"):
+        (tmp_path / name).symlink_to(phantom / name)
+    reference = data_films(tmp_path)
+    assert "Films of the train split." in reference.remarks
+    assert {film.path.stem for film in reference.films} == {path.stem for path in (phantom / "train").iterdir()}
+    (tmp_path / "test_truth.csv").symlink_to(phantom / "test_truth.csv")
+    assert "Films of the test split." in data_films(tmp_path).remarks
 
 
 def test_a_study_without_a_row_of_ground_truth_has_no_patient_that_is_named(phantom, tmp_path):

@@ -24,7 +24,7 @@ from cxrlines.io.marks import (
     views_of,
 )
 from cxrlines.io.rows import TableError, read_rows
-from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_data_folder
+from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, TRUTH_TABLE, Split, read_data_folder
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
 from cxrlines.metrics.line_figures import EvaluatedFilm, StateCall
 from cxrlines.reading.distances import distances_of
@@ -145,7 +145,7 @@ def marked_films(folder: Path, *marks: Path) -> ReferenceFilms:
 
 
 def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
-    """The films of a data folder with labels, annotated lines and landmarks; of its test split, if it has one.
+    """The films of a data folder with labels, annotated lines and landmarks; of its test split, if that has labels.
 
     `TableError` where the tables cannot be read; `EvaluationError` where films have no labels.
     """
@@ -153,10 +153,14 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
         raise EvaluationError(
             f"{root}: has no {TRAIN_TABLE}", "give a data folder, or name the marks of real films: --marks"
         )
-    split = split or ("test" if (root / TEST_TABLE).is_file() else "train")
+    if split is None:
+        train, test, truth = ((root / table).is_file() for table in (TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE))
+        split = "test" if not train or (test and truth) else "train"
     data = read_data_folder(root, split)
     if data.studies.labels is None:
-        raise EvaluationError(f"{root}: its {split} films have no labels", "label them, or evaluate the other split")
+        raise EvaluationError(
+            f"{root}: its {split} films have no labels", f"give a {TRUTH_TABLE}, or take --split train"
+        )
     spacing = _spacing(root, split)
     films = []
     for study, annotated in zip(data.studies, data.annotated, strict=True):
