@@ -90,46 +90,56 @@ class Policy:
 
     size: Annotated[Size, Sides(16, 8192)]
     # Geometry, in one resampling, before all changes of gray. The crop is always done.
-    crop_area: Annotated[Range, _within(0.05, 1)] = (1.0, 1.0)  # share of the film's; aspect 3:4 to 4:3 where that fits
-    flip: Probability = 0.0
-    shift_scale_rotate: Probability = 0.0
-    shift: Annotated[float, _within(0, 1)] = 0.0625  # at most, in x and y, as a share
-    scale: Annotated[float, _within(0, 0.9)] = 0.1  # at most, up or down
-    rotate: Annotated[float, _within(0, 180)] = 45.0  # degrees at most, either way
-    distort: Probability = 0.0  # one of optical, grid and elastic
-    lens: Annotated[Range, _within(-0.35, 10)] = (-0.35, 1.0)  # k of the optical distortion
-    grid_steps: Annotated[int, _within(1, 64)] = 5
-    grid_limit: Annotated[float, _within(0, 1)] = 1.0  # widths of columns and rows 1 - limit to 1 + limit
-    elastic_alpha: Annotated[float, _within(0, 1000)] = 3.0  # px
-    elastic_sigma: Annotated[float, _within(warp.SPACING, 1000)] = 50.0  # px
-    elastic_affine: Annotated[float, _within(0, 0.15)] = 50 / 640  # at most, as a share of the shorter side
-    piecewise_affine: Probability = 0.0
-    piecewise_mesh: Annotated[int, _within(2, 32)] = 4  # points a side
-    piecewise_scale: Annotated[Range, _within(0, 0.25)] = (0.03, 0.05)  # standard deviation of their move, as a share
+    # area of the random crop, as a share of the film; aspect ratio 3:4 to 4:3 where that fits
+    crop_area: Annotated[Range, _within(0.05, 1)] = (1.0, 1.0)
+    flip: Probability = 0.0  # probability of a left-right flip
+    shift_scale_rotate: Probability = 0.0  # probability of shift, scale and rotation together
+    shift: Annotated[float, _within(0, 1)] = 0.0625  # largest shift in x and y, as a share of width and height
+    scale: Annotated[float, _within(0, 0.9)] = 0.1  # largest change of scale, up or down, as a share
+    rotate: Annotated[float, _within(0, 180)] = 45.0  # largest rotation in degrees, either way
+    distort: Probability = 0.0  # probability of one of optical, grid and elastic distortion
+    lens: Annotated[Range, _within(-0.35, 10)] = (-0.35, 1.0)  # coefficient k of the optical distortion
+    grid_steps: Annotated[int, _within(1, 64)] = 5  # rows and columns of the grid distortion
+    # grid distortion: cells are 1 - limit to 1 + limit times as wide and high
+    grid_limit: Annotated[float, _within(0, 1)] = 1.0
+    elastic_alpha: Annotated[float, _within(0, 1000)] = 3.0  # strength of the elastic distortion in px
+    elastic_sigma: Annotated[float, _within(warp.SPACING, 1000)] = 50.0  # smoothing of the elastic distortion in px
+    # largest shift of the three points of the affine part of the elastic distortion, as a share of the shorter side
+    elastic_affine: Annotated[float, _within(0, 0.15)] = 50 / 640
+    piecewise_affine: Probability = 0.0  # probability of PiecewiseAffine
+    piecewise_mesh: Annotated[int, _within(2, 32)] = 4  # control points a side of PiecewiseAffine
+    # standard deviation of the shift of control points, as a share of the side
+    piecewise_scale: Annotated[Range, _within(0, 0.25)] = (0.03, 0.05)
     # Grays
-    order: Annotated[tuple[GrayTransform, ...], AfterValidator(_each_once)] = ORDER  # what it leaves out is never done
-    value: Probability = 0.0
-    value_shift: Annotated[float, _within(0, 255)] = 10.0  # gray levels at most, either way
-    brightness_contrast: Probability = 0.0
-    brightness: Annotated[float, _within(0, 1)] = 0.2  # at most, either way, as a share of white
-    contrast: Annotated[float, _within(0, 1)] = 0.2  # at most, either way
-    clahe: Probability = 0.0
-    clahe_clip: Annotated[Range, _within(0.1, 100)] = (1.0, 4.0)
-    degrade: Probability = 0.0  # one of noise, Gaussian, motion and median blur
-    noise_variance: Annotated[Range, _within(0, 10_000)] = (10.0, 50.0)  # gray levels squared
-    blur_kernels: Annotated[tuple[int, ...], _within(3, 31), AfterValidator(_odd)] = (3, 5, 7)  # px
-    coarsen: Probability = 0.0  # one of JPEG and downscaling
+    # the order of the changes of gray; what it does not name is never done
+    order: Annotated[tuple[GrayTransform, ...], AfterValidator(_each_once)] = ORDER
+    value: Probability = 0.0  # probability of a constant added to all gray levels
+    value_shift: Annotated[float, _within(0, 255)] = 10.0  # largest constant, either way, in gray levels
+    brightness_contrast: Probability = 0.0  # probability of a change of brightness and contrast
+    brightness: Annotated[float, _within(0, 1)] = 0.2  # largest change of brightness, either way, as a share of white
+    contrast: Annotated[float, _within(0, 1)] = 0.2  # largest change of contrast, either way, as a factor around 1
+    clahe: Probability = 0.0  # probability of CLAHE (contrast-limited adaptive histogram equalisation)
+    clahe_clip: Annotated[Range, _within(0.1, 100)] = (1.0, 4.0)  # clip limit of CLAHE
+    degrade: Probability = 0.0  # probability of one of Gaussian noise, Gaussian blur, motion blur and median blur
+    noise_variance: Annotated[Range, _within(0, 10_000)] = (10.0, 50.0)  # variance of the noise, in gray levels squared
+    # sides of the blur kernels in px
+    blur_kernels: Annotated[tuple[int, ...], _within(3, 31), AfterValidator(_odd)] = (3, 5, 7)
+    coarsen: Probability = 0.0  # probability of one of JPEG compression and downscaling
+    # quality of the JPEG compression
     jpeg_quality: Annotated[tuple[int, int], AfterValidator(_ascending), _within(1, 100)] = (99, 100)
+    # scale to which the film is shrunk before it is enlarged again
     downscale: Annotated[Range, _within(0.05, 1)] = (0.1, 0.15)
-    sharpen: Probability = 0.0
-    sharpen_alpha: Annotated[Range, _within(0, 1)] = (0.2, 0.5)
+    sharpen: Probability = 0.0  # probability of sharpening
+    sharpen_alpha: Annotated[Range, _within(0, 1)] = (0.2, 0.5)  # weight of the sharpened film against the original
+    # lightness of the sharpened film, added to the centre weight of the 3 x 3 kernel
     sharpen_lightness: Annotated[Range, _within(0, 10)] = (0.5, 1.0)
-    cutout: Probability = 0.0
-    cutout_holes: Annotated[int, _within(1, 1000)] = 5
-    cutout_side: Annotated[float, _within(0, 1)] = 0.1  # as a share of the shorter side
-    gamma: Probability = 0.0
-    gammas: Annotated[Range, _within(0.1, 10)] = (0.6, 1.7)
-    invert: Probability = 0.0  # black for white
+    cutout: Probability = 0.0  # probability of black squares cut out
+    cutout_holes: Annotated[int, _within(1, 1000)] = 5  # number of squares
+    # largest side of a square, as a share of the film's shorter side
+    cutout_side: Annotated[float, _within(0, 1)] = 0.1
+    gamma: Probability = 0.0  # probability of a gamma change
+    gammas: Annotated[Range, _within(0.1, 10)] = (0.6, 1.7)  # exponent of the gamma change
+    invert: Probability = 0.0  # probability that black and white are exchanged
 
     def __call__(self, film: np.ndarray, rng: np.random.Generator, points: Sequence[np.ndarray] = ()) -> Augmented:
         """Augments a film, and moves the points on it in the same way.

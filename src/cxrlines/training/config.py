@@ -30,43 +30,50 @@ MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 
 
 class ScheduleSpec(Strict):
-    """On which schedule a stage trains. Epochs may be a fraction; learning rates are those of the optimiser's steps."""
+    """Epochs, batches, optimiser and learning rates of a stage. Epochs may be a fraction."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 5  # passes over the films; may be a fraction
-    batch: Annotated[int, Field(ge=2, le=4096)] = 16  # films of a step
-    accumulate: Annotated[int, Field(ge=1, le=256)] = 1  # micro-batches of a step, each of batch / accumulate films
-    # The backbone's activations are computed again as the gradients need them: less memory, a third slower.
-    checkpoint_gradients: bool = False
-    compile: bool = False  # backbone, head and decoder by torch.compile: minutes at first, faster steps then
-    # muon moves a backbone's kernels and matrices, and all else as AdamW, with nesterov as NAdamW (timm); lion wants a
-    # tenth of AdamW's rate.
+    batch: Annotated[int, Field(ge=2, le=4096)] = 16  # films per optimiser step
+    # micro-batches per step (gradient accumulation), each of batch / accumulate films
+    accumulate: Annotated[int, Field(ge=1, le=256)] = 1
+    checkpoint_gradients: bool = False  # gradient checkpointing of the backbone: less memory, about a third slower
+    compile: bool = False  # torch.compile of backbone, head and decoder: minutes at first, faster steps then
+    # muon updates the backbone's kernels and matrices, and all else as AdamW, with nesterov as NAdamW (timm); lion
+    # needs about a tenth of AdamW's rate
     optimizer: Literal["adam", "adamw", "sgd", "nadamw", "lion", "muon"] = "adam"
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of sgd (none: 0.9) and muon (none: 0.95)
-    nesterov: bool = False  # Nesterov's momentum, of sgd and muon
-    lr: Annotated[float, Field(gt=0, le=1)] = 5e-4  # the highest learning rate
-    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine or of each restart; lr at most
-    shape: Literal["constant", "cosine", "restarts"] = "cosine"  # restarts: cosines one after another
-    restart_epochs: Annotated[float, Field(gt=0)] | None = None  # of each cosine of restarts
-    # Linear, from a tenth of lr. One as long as the training, or longer, takes a tenth of the training instead.
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # momentum of sgd (null: 0.9) and muon (null: 0.95)
+    nesterov: bool = False  # Nesterov momentum, of sgd and muon
+    lr: Annotated[float, Field(gt=0, le=1)] = 5e-4  # peak learning rate
+    # learning rate at the end of a cosine or of each restart; at most lr
+    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6
+    # learning-rate schedule; restarts: cosine with warm restarts
+    shape: Literal["constant", "cosine", "restarts"] = "cosine"
+    restart_epochs: Annotated[float, Field(gt=0)] | None = None  # epochs of each cosine, with shape: restarts
+    # epochs of linear warm-up from a tenth of lr; a tenth of the training where they would be as long or longer
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a backbone's layer over that of the one above it
-    head_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0  # rate of head and decoder over lr
-    # What is not trained: `backbone`, `head`, or patterns of parameters' names, as backbone.net.layer[12].*
+    # layer-wise learning-rate decay of the backbone: rate of a layer over that of the next one towards the head
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    head_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0  # learning rate of head and decoder, as a multiple of lr
+    # what is not trained: `backbone`, `head`, or patterns of parameter names, as backbone.net.layer[12].*
     freeze: str | tuple[str, ...] = ()
-    freeze_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None  # how long; none: the whole stage
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-6  # of all parameters, biases and norms among them
-    clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
-    # auto: bf16 on a GPU that has it, 16 on an older one, 32 without. (YAML reads 16 as a number.)
+    # epochs for which it is frozen; null: the whole stage
+    freeze_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6  # weight decay of all parameters, biases and norms among them
+    clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient (gradient clipping)
+    # auto: bf16 on a GPU that has it, 16 on an older one, 32 on a processor
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
-    # Decay of the exponential moving average of the weights; less in the first steps, which it would not forget.
+    # decay of the exponential moving average of the weights; smaller in the first steps
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    # Stochastic weight averaging: the mean of the weights of all steps from this share of the training on. The live AUC
-    # is of the weights as they are, not of their mean.
+    # stochastic weight averaging: the mean of the weights of all steps from this share of the training on. The
+    # validation AUC during training is of the weights as they are, not of their mean
     swa_from: Annotated[float, Field(ge=0, lt=1)] | None = None
-    swa_lr: Annotated[float, Field(gt=0, le=1)] | None = None  # constant rate from there on; none: the shape's
-    keep: Literal["last", "best"] = "last"  # best: the epoch with the highest watched AUC
-    patience: Annotated[int, Field(ge=1)] | None = None  # early stopping: epochs without a better AUC; keeps the best
-    validate_films: Annotated[int, Field(ge=0)] | None = None  # films of the live AUC; none: the whole fold
+    # constant learning rate of the averaged part; null: the schedule's
+    swa_lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    keep: Literal["last", "best"] = "last"  # best: keep the epoch with the highest validation AUC
+    # early stopping: epochs without a better validation AUC; keeps the best
+    patience: Annotated[int, Field(ge=1)] | None = None
+    # number of held-out films for the validation AUC during training; null: the whole fold
+    validate_films: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> "ScheduleSpec":

@@ -18,7 +18,8 @@ class ViewsSpec(Strict):
     """
 
     flip: bool = False  # left and right swapped
-    scales: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = ()  # of the film's size; 1 is always among them
+    # scales of the film that are averaged besides the plain one
+    scales: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = ()
 
     @model_validator(mode="after")
     def _some(self) -> "ViewsSpec":
@@ -40,10 +41,11 @@ class EnsembleSpec(Strict):
     members: tuple[str, ...] = ()  # MEMBER, or MEMBER/STAGE; none named: all members
     # weighted: by `weights`; fitted: weights for each label, fitted to out-of-fold predictions
     how: Literal["mean", "rank", "power", "weighted", "fitted"] = "mean"
-    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
-    # weighted: what each averaged member counts for, scaled to add up to 1
+    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # exponent of the power mean
+    # with how: weighted, the weight of each averaged member; scaled to add up to 1
     weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-    views: ViewsSpec | None = None  # held-out and test films are predicted over these as well, and so reads a bundle
+    # test-time augmentation: held-out and test films are averaged over these views, and a bundle reads so too
+    views: ViewsSpec | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> "EnsembleSpec":

@@ -30,7 +30,8 @@ class QualitySpec(Strict):
     """
 
     probe: str = "box"  # box, none or a file
-    leave_out: LeaveOut = "not-films"  # doubtful: turned, inverted, unsure and cropped films as well
+    # not-films: pictures that are no frontal chest film; doubtful: turned, inverted, unsure and cropped films too
+    leave_out: LeaveOut = "not-films"
 
 
 class ExternalSpec(Strict):
@@ -39,7 +40,7 @@ class ExternalSpec(Strict):
     The folder is usually given on the command line: `--external NAME=FOLDER`.
     """
 
-    folder: str | None = None  # its films and tables
+    folder: str | None = None  # folder of its films and tables
     laterals: bool = False  # take lateral films too
     children: bool = False  # take films of children too
     # own: its identifiers are those of the own films, and films of held-out patients are left out. site, or a public
@@ -50,20 +51,23 @@ class ExternalSpec(Strict):
 class FoldsSpec(Strict):
     """Patient-disjoint folds, stratified by label: drawn with `count` and `seed`, or read from `file`."""
 
-    file: str | None = None  # a table as `cxrlines folds` writes it; none: folds are drawn
-    count: Annotated[int, Field(ge=2, le=50)] = 5  # folds to draw
-    seed: Annotated[int, Field(ge=0)] = 0  # of the draw
+    file: str | None = None  # a table as `cxrlines folds` writes it; null: folds are drawn
+    count: Annotated[int, Field(ge=2, le=50)] = 5  # number of folds to draw
+    seed: Annotated[int, Field(ge=0)] = 0  # seed of the draw
 
 
 class TrackingSpec(Strict):
     """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
 
+    # trackers that get the figures
     use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
-    project: str = "cxrlines"  # its name in the trackers
-    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
-    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
-    wandb: str = "offline"  # offline, online or the address of a server of one's own
-    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
+    project: str = "cxrlines"  # project name in the trackers
+    mlflow: str | None = None  # address of an MLflow server; null: SQLite in the run's folder
+    # address of a self-hosted Neptune server; null: offline (the hosted service ended in March 2026)
+    neptune: str | None = None
+    wandb: str = "offline"  # offline, online, or the address of a self-hosted server
+    # seconds after which a tracker that hangs at the end is killed
+    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
     def settings(self, root: Path) -> TrackingSettings:
         """With what all steps of the run in `root` share in there."""

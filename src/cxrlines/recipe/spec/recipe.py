@@ -23,14 +23,15 @@ RESERVED = (*ORIGINS, OWN, "ensemble")
 class MemberSpec(Strict):
     """One member of the ensemble: a backbone, a head, and a chain of stages; the last one is what predicts."""
 
-    backbone: str  # any network of timm
-    head: str = "gap"  # gap, gem, concat or attention: how the feature map is pooled
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
-    decoder: str = "unet"  # of heatmaps, where a stage learns them: unet, or separable, which is faster
-    exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
-    # the folds it is trained on; none: all of the recipe's
+    backbone: str  # name of any timm network
+    head: str = "gap"  # pooling: gap, gem, concat (average and max) or attention (gated, one head per device)
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # dropout rate of the head; null: the head's default
+    decoder: str = "unet"  # decoder of the heatmaps: unet, or separable, which is faster
+    # states of an ETT exclude each other: softmax over them and none, instead of a sigmoid each
+    exclusive: bool = False
+    # folds that the member is trained on; null: all of the recipe's
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    stages: Annotated[dict[str, StageSpec], Field(min_length=1)]  # in the order of training
+    stages: Annotated[dict[str, StageSpec], Field(min_length=1)]  # stages, in the order of training
 
     @model_validator(mode="after")
     def _chain(self) -> "MemberSpec":
@@ -65,26 +66,29 @@ class MemberSpec(Strict):
 class StoreSpec(Strict):
     """How films are kept: shrunk once to `size`, `pad` (keeps the aspect ratio) or `stretch`."""
 
-    size: FilmSize = 640  # as large as the largest that a model sees, or larger
+    size: FilmSize = 640  # size of the stored films; at least the largest that a model sees
+    # pad keeps the aspect ratio and pads with black; stretch does not keep it
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
 class Recipe(Strict):
     """The whole method: what is trained, on which folds, at which size, and what is averaged."""
 
-    name: str  # in reports, bundles and trackers
-    about: str = ""  # a sentence for people
-    seed: Annotated[int, Field(ge=0)] = 0  # of new weights, the order of films, augmentation and dropout
-    size: FilmSize = 512  # of the film a model sees
-    store: StoreSpec = StoreSpec()
-    quality: QualitySpec = QualitySpec()
-    folds: FoldsSpec = FoldsSpec()
-    patients: PatientKey = "site"  # of the own films; `ranzcr` where they are RANZCR CLiP's. Phantoms are public
-    external: dict[str, ExternalSpec] = Field(default_factory=dict)  # sets of films besides the own one
-    members: Annotated[dict[str, MemberSpec], Field(min_length=1)]
-    ensemble: EnsembleSpec = EnsembleSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    guard: Literal["refuse", "report"] = "refuse"  # report: go on where a held-out patient was seen, and say so
+    name: str  # name in reports, bundles and trackers
+    about: str = ""  # description, one sentence
+    seed: Annotated[int, Field(ge=0)] = 0  # seed of weight initialisation, film order, augmentation and dropout
+    size: FilmSize = 512  # input size of the networks
+    store: StoreSpec = StoreSpec()  # the films as they are prepared once and kept
+    quality: QualitySpec = QualitySpec()  # the quality gate: which films are left out of training
+    folds: FoldsSpec = FoldsSpec()  # cross-validation folds
+    # key under which patient identifiers are hashed: site, or ranzcr where the films are RANZCR CLiP's
+    patients: PatientKey = "site"
+    external: dict[str, ExternalSpec] = Field(default_factory=dict)  # external data sets
+    members: Annotated[dict[str, MemberSpec], Field(min_length=1)]  # the networks of the ensemble
+    ensemble: EnsembleSpec = EnsembleSpec()  # how members are averaged
+    tracking: TrackingSpec = TrackingSpec()  # experiment tracking
+    # report: go on where a held-out patient was seen in training, and mark every figure
+    guard: Literal["refuse", "report"] = "refuse"
 
     @model_validator(mode="wrap")
     @classmethod

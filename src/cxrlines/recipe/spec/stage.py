@@ -27,9 +27,11 @@ class FileStart(Strict):
     `ancestry` is `trusted`: the user vouches that they saw nobody who is held out. Every figure then says so.
     """
 
-    file: str  # its path; {fold} in it is the fold held out
-    ancestry: Literal["trusted"] | None = None  # trusted: it saw nobody who is held out
-    head: Literal["adopt", "leave"] = "adopt"  # adopt: take the file's head where its shapes are this member's
+    file: str  # path of the weights; `{fold}` in it stands for the held-out fold
+    # trusted: you vouch that the weights were not trained on held-out patients
+    ancestry: Literal["trusted"] | None = None
+    # adopt: take the file's head where its shapes agree; leave: begin with a new one
+    head: Literal["adopt", "leave"] = "adopt"
 
     def of(self, fold: int) -> Path:
         """The file that a step which holds out `fold` starts from."""
@@ -39,12 +41,12 @@ class FileStart(Strict):
 class StageSpec(Strict):
     """One stage: five answers. `start` is `imagenet`, `scratch`, an earlier stage, `member/stage` of any, or a file."""
 
-    start: str | FileStart = "imagenet"  # imagenet, scratch, STAGE, MEMBER/STAGE, or a file
+    start: str | FileStart = "imagenet"  # initial weights: imagenet, scratch, STAGE, MEMBER/STAGE, or a file
     fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
-    size: FilmSize | None = None  # of its films; none: the recipe's
-    films: FilmsSpec = FilmsSpec()
-    targets: TargetsSpec = TargetsSpec(labels=LabelTarget())
-    schedule: ScheduleSpec = ScheduleSpec()
+    size: FilmSize | None = None  # input size in this stage; null: the recipe's
+    films: FilmsSpec = FilmsSpec()  # the films it trains on, and how they are shown
+    targets: TargetsSpec = TargetsSpec(labels=LabelTarget())  # its losses
+    schedule: ScheduleSpec = ScheduleSpec()  # epochs, batch, optimiser, learning rate
 
     @property
     def started_from(self) -> str | None:

@@ -13,15 +13,16 @@ from cxrlines.training.targets.soft_maps import SoftMapTarget
 
 
 class TargetsSpec(Strict):
-    """Towards what a stage trains; the loss is the weighted sum of what is named. This is the registry of targets."""
+    """The losses of a stage; the total loss is the weighted sum of those named. This is the registry of targets."""
 
-    labels: LabelTarget | None = None
+    labels: LabelTarget | None = None  # classification loss on the labels
+    # feature distillation (mean squared error) from a teacher that sees the drawn lines
     features: FeatureTarget | None = None
-    soft: SoftTarget | None = None
-    presence: PresenceTarget | None = None
-    maps: MapTarget | None = None
-    retrieval: RetrievalTarget | None = None
-    soft_maps: SoftMapTarget | None = None
+    soft: SoftTarget | None = None  # classification loss on soft labels
+    presence: PresenceTarget | None = None  # classification loss on the presence of each device
+    maps: MapTarget | None = None  # heatmap loss on annotated lines, tips and landmarks
+    retrieval: RetrievalTarget | None = None  # contrastive loss for an embedding
+    soft_maps: SoftMapTarget | None = None  # heatmap distillation from other networks
 
     @property
     def named(self) -> dict[str, Target]:

@@ -41,18 +41,23 @@ class FilmsSpec(Strict):
     """
 
     set: str = OWN  # own, a name under external, or test
-    pseudo_labels: Literal["allowed"] | None = None  # set: test is refused without: all test figures then say so
-    which: Literal["all", "annotated"] = "all"  # annotated: those with annotated lines
-    view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
-    colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
+    pseudo_labels: Literal["allowed"] | None = None  # required by set: test; all figures on the test films then say so
+    which: Literal["all", "annotated"] = "all"  # annotated: only films with annotated lines
+    view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines are drawn in colour
+    # colour of a drawn line: by label (which shows a teacher the answer, as published) or by device
+    colour_by: Literal["label", "device"] = "label"
     draw: Literal["lines", "squares"] = "lines"  # squares: one at each annotated point, as the published kernel draws
-    maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
-    augment: str | dict[str, Any] = "light"  # a policy, or {policy: NAME} with fields of it changed; see augment/policy
-    flip: bool = True  # false: never flipped, whatever the policy says
-    sampling: Literal["uniform", "rare"] = "uniform"  # rare: films with rare labels more often, in epochs as long
-    rare_below: Annotated[float, Field(gt=0, le=1)] = RARE_BELOW  # share of films below which a label is rare
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0  # alpha of the Beta distribution of MixUp's share; 0: off
-    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0  # of CutMix's; both: one of them a batch, at even chances
+    maps_of: str | None = None  # an earlier stage with heatmaps: its predicted heatmaps are further input channels
+    # name of an augmentation policy, or {policy: NAME} with fields of it changed
+    augment: str | dict[str, Any] = "light"
+    flip: bool = True  # false: films are never flipped, whatever the policy says
+    # rare: films with rare labels are drawn more often; an epoch keeps its length
+    sampling: Literal["uniform", "rare"] = "uniform"
+    # with sampling: rare, the share of films below which a label is rare
+    rare_below: Annotated[float, Field(gt=0, le=1)] = RARE_BELOW
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0  # alpha of the Beta distribution of MixUp; 0: off
+    # alpha of the Beta distribution of CutMix; 0: off. With both, each batch takes one of them at random
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
 
     @property
     def mixed(self) -> bool:
@@ -241,7 +246,7 @@ class Target(Strict):
         frozen_passes: for the price: forward passes of a frozen network of the same backbone, per film trained on.
     """
 
-    weight: PositiveFloat = 1.0  # of its loss in the sum
+    weight: PositiveFloat = 1.0  # weight of this loss in the total loss
 
     key: ClassVar[str]
     own_films: ClassVar[bool | None] = None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class FeatureTarget(Target):
-    """Towards the feature map that an earlier, frozen stage makes of the film with its lines drawn in."""
+    """The feature map that an earlier, frozen stage (the teacher) makes of the film with its lines drawn in."""
 
     key = "features"
     own_films = True
@@ -20,8 +20,8 @@ class FeatureTarget(Target):
     draws_lines = True
     frozen_passes = 1
 
-    of: str  # an earlier stage with view: overlay
-    weight: PositiveFloat = 0.5  # of its loss in the sum
+    of: str  # the teacher: an earlier stage with view: overlay
+    weight: PositiveFloat = 0.5  # weight of this loss in the total loss
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         if self.of not in earlier:

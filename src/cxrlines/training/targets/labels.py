@@ -26,21 +26,24 @@ _READ_BY = {"gamma": "focal", "alpha": "focal"} | dict.fromkeys(
 
 
 class LabelTarget(Target):
-    """Towards the labels, by binary cross-entropy or a loss of its kind; unknown labels are left out of the mean."""
+    """The labels: binary cross-entropy, focal or asymmetric loss; unknown labels are left out of the mean."""
 
     key = "labels"
     own_films = True
     mixes = True
     lacking = "have no labels; their targets are soft and presence"
 
-    class_weights: Literal["none", "balanced"] = "none"  # of bce
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # s: a label y is learnt as y (1 - s) + s / 2
-    loss: Literal["bce", "focal", "asymmetric"] = "bce"  # focal, asymmetric: films that are right already count less
-    gamma: Gamma | None = None  # of focal; none: 2
-    alpha: Annotated[float, Field(ge=0, le=1)] | None = None  # of focal: weight of positives, 1 - alpha of negatives
-    gamma_positive: Gamma | None = None  # of asymmetric; none: 0
-    gamma_negative: Gamma | None = None  # of asymmetric; none: 4
-    clip: Annotated[float, Field(ge=0, lt=1)] | None = None  # of asymmetric, off a negative's probability; none: 0.05
+    # balanced: positives are weighted by inverse label frequency (loss: bce)
+    class_weights: Literal["none", "balanced"] = "none"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # label smoothing s: a label y becomes y (1 - s) + s / 2
+    loss: Literal["bce", "focal", "asymmetric"] = "bce"  # binary cross-entropy, focal loss or asymmetric loss
+    gamma: Gamma | None = None  # focusing parameter of the focal loss; null: 2
+    # focal loss: weight of positives; negatives weigh 1 - alpha
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    gamma_positive: Gamma | None = None  # asymmetric loss: focusing parameter of positives; null: 0
+    gamma_negative: Gamma | None = None  # asymmetric loss: focusing parameter of negatives; null: 4
+    # asymmetric loss: margin subtracted from the probability of negatives; null: 0.05
+    clip: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> "LabelTarget":

@@ -25,7 +25,7 @@ assert all(kind is MapKind.LINE for kind, _ in MAPS[:_LINES])  # slices, since a
 
 
 class MapTarget(Target):
-    """Towards heatmaps of the annotated films: where lines run, where they end, where the carina lies.
+    """Heatmaps of the annotated films: where lines run, where they end, where the carina lies.
 
     In an `all` stage films without annotation count for the other targets alone. On an annotated film, a device without
     a line teaches an empty map where all its labels are 0, else nothing. Landmarks need a `landmarks.csv`.
@@ -40,7 +40,7 @@ class MapTarget(Target):
     reads_maps = True
     draws_maps = True
 
-    kinds: MapKinds = KINDS  # which heatmaps
+    kinds: MapKinds = KINDS  # which heatmaps are learnt
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         super().check(films, earlier)

@@ -23,7 +23,7 @@ STATES = [[i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] fo
 
 
 class PresenceTarget(Target):
-    """Towards whether a device is there: as an external set says, or the own films' labels and lines; so that a film
+    """The presence of each device: as an external set says it, or the own films' labels and lines; so that a film
     teaches the presence of a device whose state nobody knows. It is there by the noisy-or of its labels; where a
     member's states are `exclusive`, by their sum, and presence then moves all of them alike."""
 

@@ -25,7 +25,7 @@ _NEVER = -1e9
 
 
 class RetrievalTarget(Target):
-    """Towards an embedding in which films with the same labels, and with tips in the same places, are near each other.
+    """An embedding in which films with the same labels, and with tips in the same places, are near each other.
 
     Two films are as alike as the labels they share are among those that either has (Jaccard). Where the tips of a
     shared label's device are annotated on both films, the label counts by how near those tips lie. All pairs of a batch
@@ -37,9 +37,10 @@ class RetrievalTarget(Target):
     lacking = "have no labels; their targets are soft and presence"
     classifies = False
 
-    # Of both softmaxes: the lower, the more the most similar films count alone.
+    # temperature of both softmaxes: the lower, the more only the most similar films count
     temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.1
-    # Share of the film's side: a shared label counts exp(-distance of the tips / this). none: labels alone.
+    # length scale of tip distances, as a share of the film's side: a shared label counts exp(-distance / this); null:
+    # labels alone
     tips: Annotated[float, Field(gt=0, le=1)] | None = 0.1
 
     def data(self, films: FilmSource) -> TargetData:

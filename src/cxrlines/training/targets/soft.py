@@ -11,7 +11,7 @@ from cxrlines.training.targets.labels import label_loss
 
 
 class SoftTarget(Target):
-    """Towards soft labels: probabilities that a member predicts for the films, or those of a file.
+    """Soft labels: probabilities that a member predicts for the films, or those of a file.
 
     Own films get them from models that saw neither the film's fold nor the fold held out here; films of an external set
     from the models of the very fold held out here. Beside `labels`, the two losses are a mixture of soft and hard.
@@ -22,13 +22,14 @@ class SoftTarget(Target):
     selects = True
     mixes = True
 
-    # a member, or member/stage; of several, the mean
+    # the teacher: a member (its last stage), or member/stage; of several, the mean
     of: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     # a table like sample_submission.csv, `{fold}` in its name: the fold held out; a column `weight` weighs its films
     file: str | None = None
-    ancestry: Literal["trusted"] | None = None  # of a file
-    keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # leave out films that have no label above this
-    temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None  # below 1: towards .5
+    ancestry: Literal["trusted"] | None = None  # of file, as in a start from a file
+    keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # films without a label above this probability are left out
+    # temperature of the soft labels; below 1 they move towards .5; dynamic: fitted for each label
+    temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None
     film_weights: Literal["none", "certainty"] = "none"  # certainty: the mean over labels of |2p - 1|
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ class Taught(NamedTuple):
 
 
 class SoftMapTarget(Target):
-    """Towards the heatmaps that frozen networks find on the film: stages of the recipe, or a file of weights.
+    """Heatmaps that frozen networks find on the film: stages of the recipe, or a file of weights.
 
     A stage is that which holds out the same fold, so that nobody a student is judged on was seen by its teacher. Films
     of every set have them, annotated or not; `maps` beside them teaches annotated films the ground truth as well.
@@ -52,8 +52,8 @@ class SoftMapTarget(Target):
     # weights.safetensors of a run, or of a bundle beside its bundle.json; `{fold}` in it: the fold held out. It sees
     # films of this stage's size, and teaches flipped ones where it was trained with flips.
     file: str | None = None
-    ancestry: Literal["trusted"] | None = None  # of a file, as in a start from one
-    kinds: MapKinds = KINDS  # which heatmaps
+    ancestry: Literal["trusted"] | None = None  # of file, as in a start from a file
+    kinds: MapKinds = KINDS  # which heatmaps are learnt
 
     @model_validator(mode="after")
     def _agrees(self) -> "SoftMapTarget":
