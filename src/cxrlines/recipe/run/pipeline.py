@@ -199,9 +199,9 @@ def _check_places(recipe: Recipe) -> None:
                 f"name the folder of its films with --external {name}=FOLDER, or leave out the stages that use it",
             )
     probe = recipe.quality.probe
-    if probe not in ("box", "none") and not Path(probe).is_file():
+    if probe not in ("embedded", "none") and not Path(probe).is_file():
         raise RecipeError(
-            f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
+            f"quality.probe is {probe!r}: no such file", "it is embedded, none, or a file that `cxrlines quality` wrote"
         )
     for source in recipe.sources():
         _check_files(recipe, source, recipe.first_fold(source.member))
@@ -285,7 +285,7 @@ def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
         for suffix in (place.suffix, ".onnx"):
             place.with_suffix(suffix).unlink(missing_ok=True)
         return None
-    probe = embedded_probe() if name == "box" else read_probe(Path(name))
+    probe = embedded_probe() if name == "embedded" else read_probe(Path(name))
     assert probe.path is not None
     for suffix in (place.suffix, ".onnx"):
         if (source := probe.path.with_suffix(suffix)).is_file():

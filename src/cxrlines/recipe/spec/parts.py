@@ -25,11 +25,11 @@ PatientKey = Annotated[str, AfterValidator(key_of_patients)]
 class QualitySpec(Strict):
     """How films are assessed and turned upright in the store, and which are left out of training (docs/quality.md).
 
-    `probe` is `box` (the embedded one), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
-    predicted whatever they are.
+    `probe` is `embedded`, `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are predicted
+    whatever they are.
     """
 
-    probe: str = "box"  # box, none or a file
+    probe: str = "embedded"  # embedded, none or a file
     # not-films: pictures that are no frontal chest film; doubtful: turned, inverted, unsure and cropped films too
     leave_out: LeaveOut = "not-films"
 
