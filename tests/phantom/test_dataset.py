@@ -229,3 +229,13 @@ def test_every_line_of_every_test_film_is_written(made):
     assert lines == {(row["StudyInstanceUID"], label) for row in truth for label in LABELS if row[label] == "1"}
     data = read_dataset(out, "test")
     assert set(data.lines) == {study for study, _ in lines}
+
+
+def test_of_a_path_that_leaves_the_film_and_comes_back_the_end_is_annotated():
+    down, up = np.arange(0.0, 120.0, 4), np.arange(116.0, 60.0, -4)
+    path = np.stack([np.r_[np.full(30, 20.0), np.full(14, 40.0)], np.r_[down, up]], 1)
+    assert write.annotated_points(path, (100, 100))[-1] == [40, 64]
+    assert {x for x, _ in write.annotated_points(path, (100, 100))} == {40}
+    back = path[:-8]  # it comes back by a single annotated point
+    assert back[-1].tolist() == [40, 96] and {x for x, _ in write.annotated_points(back, (100, 100))} == {20}
+    assert write.annotated_points(path + 200, (100, 100)) == []

@@ -27,7 +27,7 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import BALANCES, SITES, make_scene
 from cxrlines.task import LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
-VERSION = 3  # of the generator: goes up whenever the same parameters give other films
+VERSION = 4  # of the generator: goes up whenever the same parameters give other films
 JPEG_QUALITY = 92
 _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _TRAIN, _TEST = 0, 1
@@ -250,15 +250,16 @@ def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY
 def annotated_points(path: Points, shape: tuple[int, int]) -> list[list[int]]:
     """A path (n, 2) px as a person annotates it on a film of `shape` (height, width).
 
-    In whole px, about one point a cm and the tip. A path may leave the film and come back at its edge: of those on the
-    film its longest stretch.
+    In whole px, about one point a cm. A path may leave the film and come back: of its stretches on the film the one
+    that ends at the tip, if it has two points or more, else the longest. None where no point is on the film.
     """
     height, width = shape
     points = np.round(path[::-1][::3][::-1]).astype(int)
     inside = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)
     stretches = np.split(np.arange(len(points)), np.flatnonzero(np.diff(inside.astype(int))) + 1)
-    longest = max((stretch for stretch in stretches if inside[stretch[0]]), key=len)
-    return points[longest].tolist()
+    if inside[-1] and len(stretches[-1]) > 1:
+        return points[stretches[-1]].tolist()
+    return points[max((stretch for stretch in stretches if inside[stretch[0]]), key=len, default=slice(0))].tolist()
 
 
 def study_uid(key: str) -> str:

@@ -13,7 +13,7 @@ from cxrlines.phantom.backdrop import Look, trachea
 from cxrlines.phantom.canvas import Field, Raster
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
 from cxrlines.phantom.distractors import draw_clutter
-from cxrlines.phantom.scene import Line, Scene, place_all, random_state
+from cxrlines.phantom.scene import BEFORE_TIP, Line, Scene, place_all, random_state
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
 
@@ -91,9 +91,10 @@ def _stiff(path: Points) -> Points:
 
 
 def _in_exposed(line: Line, seen: Mask) -> bool:
-    """Whether enough of a line is on the exposed part of the film, its tip too if that is on the film."""
+    """Whether enough of a line is on the exposed part of the film, its end too if the tip is on the film."""
     inside = _at(seen, line.path)
-    return bool(inside.sum() > _LEAST_SEEN and (inside[-1] or not on_film(line.path[-1], seen.shape)))
+    ends = inside[-BEFORE_TIP:].all() or not on_film(line.path[-1], seen.shape)
+    return bool(ends and inside.sum() > _LEAST_SEEN)
 
 
 def from_exposed(path: Points, seen: Mask) -> Points:
