@@ -224,7 +224,7 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
     path = film_path(folder, 0, uid)
     if not path.exists():
         clutter = float(rng_film.uniform(*CLUTTER)) if rng_film.random() < CLUTTERED else 0.0
-        film = expose(film, exposed_part, scene, clutter, rng_lines)
+        film = expose(film, background.lines, exposed_part, scene, clutter, rng_lines)
         film = burn_in(change_tone(film, rng_film), rng_film)
         save_film(path, film, int(rng_film.integers(*QUALITIES)))
     lines = _annotated_lines(truth, view.shape)
