@@ -148,6 +148,23 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bytes(made, tmp_path, mo
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_call_interrupted_while_its_summary_is_written_keeps_its_films(made, tmp_path, monkeypatch):
+    out, whole = tmp_path / "data", write.write_text
+
+    def dies(path, text):
+        if path.name == "phantom.json":
+            raise KeyboardInterrupt
+        whole(path, text)
+
+    monkeypatch.setattr(write, "write_text", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(out, **SMALL, annotated=0.5, workers=1)
+    monkeypatch.setattr(write, "write_text", whole)
+    monkeypatch.setattr(write, "render", None)
+    write_phantom(out, **SMALL, annotated=0.5, workers=1)
+    assert files(out) == files(made[0])
+
+
 def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path, wait_until):
     """kill -9 of the parent while two workers make films."""
     out, partial = tmp_path / "data", tmp_path / ".data.partial"
@@ -182,6 +199,17 @@ def test_other_data_in_the_way_is_an_error_that_says_the_way_out(made, tmp_path)
     with pytest.raises(OutputError, match="exists and is no phantom data set; name another folder, or remove"):
         write_phantom(tmp_path, **SMALL)
     assert (tmp_path / "note.txt").read_text() == "mine"
+    for text in ("[]", "[" * 100_000):
+        (tmp_path / "phantom.json").write_text(text)
+        with pytest.raises(OutputError, match="exists and is no phantom data set"):
+            write_phantom(tmp_path, **SMALL)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = {"studies": np.int64(1), "seed": np.int64(5), "size": np.int64(96)}
+    summary = write_phantom(tmp_path / "data", **numbers, workers=1)
+    assert json.loads((tmp_path / "data/phantom.json").read_text()) == summary and summary["test"] == 1
+    assert write_phantom(tmp_path / "data", studies=1, seed=5, size=96) == summary
 
 
 @pytest.mark.parametrize(
