@@ -89,6 +89,12 @@ def check_size(name: str, width: int, height: int) -> None:
 FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
 
 
+def stem_of(name: str) -> str:
+    """A file's name, or its path, without the suffix of a film (`FILM_SUFFIXES`); a DICOM UID keeps its last number."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem.rpartition("/")[2] and dot + suffix.lower() in FILM_SUFFIXES else name
+
+
 def film_name(path: Path) -> str:
-    """The name of a film's file without the suffix of a film (`FILM_SUFFIXES`); a DICOM UID keeps its last number."""
-    return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name
+    """`stem_of` the name of a film's file, without its folders."""
+    return stem_of(path.name)

@@ -49,8 +49,8 @@ def draw_scene(
 ) -> Scene:
     """The scene with devices to draw in, in states drawn evenly: none that is there already but more catheters.
 
-    A film with a tracheal tube or a tracheostomy gets no tracheal tube. Tubes in the airway follow `airway` (as of
-    `airway_of`, in the film's axes), those beside it partly. A device whose tip would lie where the film was not exposed
+    A film with a tracheal tube or a tracheostomy gets no tracheal tube. Tubes in the airway follow `airway`
+    (`airway_of`), those beside it partly. A device whose end would lie where the film was not exposed
     (`seen`, (h, w)) is left away. Films are taken to be upright.
     """
     there = Counter(line.device for line in marked)

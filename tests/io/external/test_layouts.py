@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, padchest_presence, read_header, stem_of, usable
+from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, padchest_presence, read_header, usable
 from cxrlines.io.rows import TableError
 
 NIH = (
@@ -357,11 +357,6 @@ class TestAnyTable:
         assert studies.columns.tolist() == ["study", "patient", "film", "view", *PRESENCE]
         assert set(studies[list(PRESENCE)].dtypes) == {np.dtype(np.float32)}
         assert all(isinstance(cell, str) for cell in studies.iloc[0, :4])
-
-    def test_names_keep_their_dots(self):
-        assert [stem_of(name) for name in ("a.b.PNG", "1.2.840.5", "x.dicom", ".png", "")] == [
-            "a.b", "1.2.840.5", "x", ".png", ""
-        ]  # fmt: skip
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00", b"\0" * 100, b'"' * 999, bytes(range(256)) * 9])
     def test_what_is_no_table(self, tmp_path, content):

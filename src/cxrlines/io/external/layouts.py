@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxrlines.core.film import FILM_SUFFIXES
+from cxrlines.core.film import stem_of
 from cxrlines.io.rows import CHANGED_ID, GARBLED_ID, NO_PATIENT, TableError, check_columns, doubted, open_table
 from cxrlines.io.tables import NO_STUDY, REPEATED, TRAIN_TABLE
 from cxrlines.task import Device
@@ -115,12 +115,6 @@ def read_header(table: Path) -> tuple[int, list[str]]:
         header.pop()
     # NIH's last two names are OriginalImage[Width,Height] and OriginalImagePixelSpacing[x,y]: four columns.
     return len(header), [name.strip() for name in ",".join(header).split(",")] if header else []
-
-
-def stem_of(name: str) -> str:
-    """A file's name without the suffix of a film; ids may have dots of their own."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if stem and dot + suffix.lower() in FILM_SUFFIXES else name
 
 
 def padchest_presence(labels: str) -> tuple[float, ...]:
