@@ -214,6 +214,13 @@ class TestNih:
             "row not readable": 1,
         }
 
+    def test_an_unusable_row_takes_no_usable_one_of_its_film_with_it(self, write):
+        rows = [nih_row(patient=""), nih_row(), nih_row(), nih_row("b.png", view="L"), nih_row("b.png")]
+        studies, left_out = read(write(NIH, *rows), "nih")
+        assert studies["study"].tolist() == ["00000001_000"]
+        # Of a film said to be lateral the first row stays too: which view is true is not guessed.
+        assert left_out == {"row of no patient": 1, "study in two rows": 2, "lateral view": 1}
+
     def test_a_quote_left_open_does_not_swallow_rows_uncounted(self, write):
         rows = [nih_row(f"{i:08}_000.png", str(i)) for i in range(20)]
         rows[5] = rows[5].replace("No Finding", '"No Finding')

@@ -79,13 +79,16 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> "t
     lateral = rows["side"] == "lateral"
     films = pd.Series(doubted(rows["film"].tolist()), rows.index, dtype=object)
     patients = pd.Series(doubted(rows["patient"].tolist(), patients=True), rows.index, dtype=object)
-    reasons = {
+    unreadable = {
         NO_STUDY: rows["film"] == "",
         BAD_PATH: rows["study"].isna(),
         CHANGED_ID: (films == CHANGED_ID) | (patients == CHANGED_ID),
         GARBLED_ID: (films == GARBLED_ID) | (patients == GARBLED_ID),
         NO_PATIENT: (rows["patient"] == "") | (patients == NO_PATIENT),
-        REPEATED: rows["study"].duplicated(),
+    }
+    readable = ~pd.DataFrame(unreadable).any(axis=1)
+    reasons = unreadable | {
+        REPEATED: rows["study"].where(readable).duplicated(),
         LATERAL: lateral & (not laterals),
         OTHER_VIEW: ~lateral & (rows["side"] != "frontal"),
         CHILD: rows["child"] & (not children),
