@@ -53,7 +53,7 @@ class Film:
     Attributes:
         pixels: (h, w) uint8 gray, white = bone.
         format: JPEG, PNG, TIFF, DICOM or array.
-        bits: Bits per pixel stored in the file.
+        bits: Bits of a value as stored in the file: of a pixel, of each channel of a colour, of a place in a palette.
         spacing: mm per px, where the file has it (DICOM only), and what it rests on.
         view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by other words of it, by its
             ViewCodeSequence or PatientOrientation.
