@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code
 from cxrlines.io.audit import SHOWN, audit
+from cxrlines.io.film_audit import _look
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.probe import embedded_probe
 from cxrlines.task import LABELS
@@ -32,6 +34,14 @@ def only(found):
 def check(folder, with_folds: bool = False):
     root = folder.write()
     return audit(root, root / "folds.csv" if with_folds else None)
+
+
+def test_an_error_of_a_film_keeps_no_film(folder):
+    """Through its traceback it would keep the file's bytes until the last film is checked."""
+    path = folder.write() / "train/s001.png"
+    path.write_bytes(path.read_bytes()[:200])
+    error = _look(path, None)
+    assert isinstance(error, FilmError) and error.__traceback__ is None and error.__context__ is None
 
 
 class TestClean:

@@ -27,6 +27,18 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
         read_film(b"")
 
 
+def test_a_path_may_be_bytes_behind_a_path_like(tmp_path) -> None:
+    class Entry:
+        def __fspath__(self) -> bytes:
+            return os.fsencode(tmp_path / "a.png")
+
+    (tmp_path / "a.png").write_bytes(encoded(ramp(), "PNG"))
+    assert np.array_equal(read_film(Entry()).pixels, ramp())
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FilmError, match=r"a\.png: cannot be read"):
+        read_film(Entry())
+
+
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind, **options)
