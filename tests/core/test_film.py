@@ -1,10 +1,11 @@
-"""Errors of films: they carry the file's name, and arrive whole from another process."""
+"""Errors of films, which carry the file's name and arrive whole from another process; and what files are called."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
-from cxrlines.core.film import FilmError, NotAFilm, check_size
+from cxrlines.core.film import FilmError, NotAFilm, check_size, film_name, stem_of
 
 
 def test_a_named_error_arrives_whole_from_another_process():
@@ -26,3 +27,21 @@ def test_a_film_without_or_with_too_many_pixels_is_refused(width, height):
     with pytest.raises(FilmError) as caught:
         check_size("a.png", width, height)
     assert caught.value.what.startswith(f"a.png: is {width} x {height} px") and "50,000,000" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("1.2.3.7", "1.2.3.7"),
+        ("1.2.3.8.dcm", "1.2.3.8"),
+        ("scan.v2", "scan.v2"),
+        ("scan.v2.JPG", "scan.v2"),
+        ("a.tar.gz", "a.tar.gz"),
+        ("x.dicom", "x"),
+        (".png", ".png"),
+        ("", ""),
+    ],
+)
+def test_only_the_suffix_of_a_film_is_cut_from_its_name(file, name):
+    assert stem_of(file) == film_name(Path(file)) == name
+    assert stem_of(f"x/{file}") == f"x/{name}" and film_name(Path("x", file)) == (name or "x")

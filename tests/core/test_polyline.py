@@ -1,11 +1,8 @@
 """Polylines measured."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from cxrlines.core.film import film_name
 from cxrlines.core.polyline import lengths, on_film, resample
 
 CORNER = np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 10.0]])
@@ -28,18 +25,3 @@ def test_resampling_keeps_ends_and_stays_on_the_line():
 )
 def test_a_film_reaches_half_a_pixel_beyond_its_outer_centres(point, inside):
     assert on_film(point, (10, 20)) is inside
-
-
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("x/1.2.3.7", "1.2.3.7"),
-        ("1.2.3.8.dcm", "1.2.3.8"),
-        ("scan.v2", "scan.v2"),
-        ("scan.v2.JPG", "scan.v2"),
-        ("a.tar.gz", "a.tar.gz"),
-        (".png", ".png"),
-    ],
-)
-def test_only_the_suffix_of_a_film_is_cut_from_its_name(file, name):
-    assert film_name(Path(file)) == name

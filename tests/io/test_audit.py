@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code
 from cxrlines.io.audit import SHOWN, audit
+from cxrlines.io.film_audit import _look
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.probe import embedded_probe
 from cxrlines.task import LABELS
@@ -32,6 +34,14 @@ def only(found):
 def check(folder, with_folds: bool = False):
     root = folder.write()
     return audit(root, root / "folds.csv" if with_folds else None)
+
+
+def test_an_error_of_a_film_keeps_no_film(folder):
+    """Through its traceback it would keep the file's bytes until the last film is checked."""
+    path = folder.write() / "train/s001.png"
+    path.write_bytes(path.read_bytes()[:200])
+    error = _look(path, None)
+    assert isinstance(error, FilmError) and error.__traceback__ is None and error.__context__ is None
 
 
 class TestClean:
@@ -173,12 +183,13 @@ class TestOneProblem:
 
     def test_landmarks_are_held_against_their_films(self, folder):
         root = folder.write()
-        rows = ("s001,train,60,45", "s002,train,45,119", "s003,train,-1,90", "s001,train,1,2")
+        rows = ("s001,train,60,45", "s002,train,45,119", "s003,train,-1,90", "s001,train,1,2", "s9,test,1,2")
         (root / "landmarks.csv").write_text("\n".join(["StudyInstanceUID,split,carina_x,carina_y", *rows]))
         assert [problem.text() for problem in audit(root).problems] == [
             "landmarks.csv: carina of study 's002': [45, 119] lies off a film of 120 x 90 px; with x and y swapped all "
             "would lie on it; points are [x, y] in px of the original film; correct them",
             "landmarks.csv:5: study 's001' is already in line 2; keep one row a study",
+            "landmarks.csv: study 's9' is in no table of studies; add its row or remove this one",
         ]
 
     @pytest.mark.parametrize(
@@ -194,6 +205,12 @@ class TestOneProblem:
         break_it(folder)
         problem = only(check(folder, with_folds=True))
         assert problem.kind == kind and problem.text().startswith(f"{where}: ") and said in problem.text()
+
+    def test_a_fold_written_in_two_ways_is_one(self, folder):
+        for row, cell in zip(folder.folds, ["1", "1.0"] * 6, strict=True):
+            row[2] = cell
+        audited = check(folder, with_folds=True)
+        assert audited.counts["folds"] == 1 and kinds(audited) == {"one fold alone": 1}
 
     def test_the_patients_of_the_folds_are_those_of_the_labels(self, folder):
         folder.folds = [[study, f"own-{study}", str(index % 2)] for index, (study, *_) in enumerate(folder.folds)]

@@ -27,6 +27,18 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
         read_film(b"")
 
 
+def test_a_path_may_be_bytes_behind_a_path_like(tmp_path) -> None:
+    class Entry:
+        def __fspath__(self) -> bytes:
+            return os.fsencode(tmp_path / "a.png")
+
+    (tmp_path / "a.png").write_bytes(encoded(ramp(), "PNG"))
+    assert np.array_equal(read_film(Entry()).pixels, ramp())
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FilmError, match=r"a\.png: cannot be read"):
+        read_film(Entry())
+
+
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind, **options)
@@ -75,7 +87,7 @@ def tiff(pixels: np.ndarray, order: str = "<", big: bool = False, deflated: bool
     height, width, samples = pixels.shape
     values = {"photometric": 2 if samples > 2 else 1, "predictor": 1, "orientation": 1, "planes": 1} | tags
     rows = pixels.astype(np.uint16)
-    if values["predictor"] == 2:
+    if values["predictor"] == 2 and deflated:  # of others it says nothing
         rows = np.diff(rows, axis=1, prepend=np.uint16(0))
     strips = [rows[top : top + 3].astype(f"{order}u2").tobytes() for top in range(0, height, 3)]
     strips = [zlib.compress(strip) if deflated else strip for strip in strips]
@@ -203,6 +215,24 @@ class TestGoodFilms:
     def test_deep_tiff_is_kept_deep(self, channels, order, big, tags):
         film = read_film(tiff(deep(channels), order, big, **tags))
         assert np.array_equal(film.pixels, read_film(png(deep(1), 0)).pixels) and film.bits == 16 and not film.notes
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_a_predictor_without_a_compression_that_has_one_is_passed_over(self, channels):
+        data = tiff(deep(channels), predictor=2)
+        by_libtiff = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert channels == 2 or np.array_equal(by_libtiff.reshape(*deep(1).shape[:2], -1)[..., 0], deep(1)[..., 0])
+        assert np.array_equal(read_film(data).pixels, read_film(tiff(deep(channels))).pixels)
+
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8])
+    def test_a_palette_has_the_bits_of_its_header(self, bits):
+        colours = Image.fromarray(ramp() & (2**bits - 1)).convert("P")
+        out = io.BytesIO()
+        colours.save(out, "PNG", bits=bits)
+        film = read_film(out.getvalue())
+        assert film.bits == bits and np.array_equal(film.pixels, ramp() & (2**bits - 1))
+
+    def test_a_tiff_of_32_bits_says_so(self):
+        assert read_film(encoded(ramp().astype(np.int32) * 70_000, "TIFF")).bits == 32
 
     def test_deep_colour_becomes_gray_by_luma(self):
         rgb = deep(3, colour=True)
@@ -335,7 +365,7 @@ class TestGoodFilms:
         ]
         film = read_film(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
         grays = np.where(row == clear, 0, row * (255 // (2**bits - 1)))
-        assert np.array_equal(film.pixels, np.tile(grays, (8, 1))) and film.bits == (1 if bits == 1 else 8)
+        assert np.array_equal(film.pixels, np.tile(grays, (8, 1))) and film.bits == bits
 
     @pytest.mark.parametrize("alpha", [0, 1, 128, 255])
     def test_transparency_of_the_whole_says_nothing(self, alpha):

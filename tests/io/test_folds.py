@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cxrlines.io import folds as folds_module
 from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, UNKNOWN
 
 
 def table_of(films: list[tuple[int, int]]) -> pd.DataFrame:
@@ -118,6 +118,15 @@ def test_levelness_by_hand():
     assert f"largest relative deviation: 0.3333 ({LABELS[0]}, fold 0)" in described.text()
 
 
+def test_folds_of_films_without_a_known_label_are_drawn_and_described():
+    table = table_of([(i // 2, 0) for i in range(8)])
+    table[list(LABELS)] = UNKNOWN
+    described = describe_folds(table, make_folds(table, 2))
+    assert described.counts.loc["films"].tolist() == [4, 4]
+    assert described.worst is None and described.as_dict()["deviation"] == 0
+    assert described.text().endswith("no label is known of any film")
+
+
 def test_real_labels_at_least_as_level_as_the_reference(ranzcr):
     table = pd.read_csv(ranzcr / "train.csv").rename(columns={"StudyInstanceUID": "study", "PatientID": "patient"})
     folds = make_folds(table, 5, seed=0)
@@ -142,7 +151,7 @@ def test_written_folds_read_back_and_align_in_any_order(tmp_path):
     ("change", "text"),
     [
         (lambda t: t.drop(columns=["patient", LABELS[3]]), f"no column patient, {LABELS[3]}"),
-        (lambda t: t.assign(patient=[None, *t["patient"][1:]]), "row 0 of the table has no patient (1 such row)"),
+        (lambda t: t.assign(patient=[None, *t["patient"][1:]]), "study 's0' of the table has no patient (1 such row)"),
     ],
 )
 def test_bad_tables_say_what_is_wrong(change, text):
@@ -168,6 +177,8 @@ def test_fewer_patients_than_folds_says_both_numbers():
         ("StudyInstanceUID,PatientID,fold\na,p,0\nb,,1\n", "line 3: PatientID is empty (1 such row)"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\nb,1\n", "line 3: the row has 2 cells, the header 3"),
         ("StudyInstanceUID,PatientID,fold\na,p,-1\n", "line 2: fold is '-1'"),
+        (f"StudyInstanceUID,PatientID,fold\na,p,{2**63}\n", f"line 2: fold is '{2**63}'"),
+        (f"StudyInstanceUID,PatientID,fold\na,p,{'9' * 5000}\n", "line 2: fold is '999"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\na,p,0\n", "line 3: study 'a' is already in line 2"),
         (
             "StudyInstanceUID,PatientID,fold\na,p,0\nb,p,1\nc,q,1\n",
@@ -183,6 +194,11 @@ def test_bad_folds_files_say_what_is_wrong(tmp_path, text, says):
     assert says in str(error.value) and "folds.csv" in str(error.value)
 
 
+def test_a_fold_is_a_number_however_it_is_written(tmp_path):
+    (tmp_path / "folds.csv").write_text("StudyInstanceUID,PatientID,fold\na,p,1\nb,p,1.0\nc,q,00\nd,r,9999\n")
+    assert read_folds(tmp_path / "folds.csv")["fold"].tolist() == [1, 1, 0, 9999]
+
+
 def test_ids_are_read_as_they_are_but_for_space(tmp_path):
     (tmp_path / "folds.csv").write_bytes(b"\xef\xbb\xbfStudyInstanceUID, PatientID,fold\n NA ,nan, 0\nnull,007 ,1\n")
     read = read_folds(tmp_path / "folds.csv")
@@ -193,5 +209,5 @@ def test_study_without_a_fold_is_an_error(tmp_path):
     table = table_of([(i, 1) for i in range(4)])
     csv = tmp_path / "folds.csv"
     write_folds(table[:3], make_folds(table[:3], 2), csv)
-    with pytest.raises(ValueError, match=r"1 of 4 studies.*row 3"):
+    with pytest.raises(ValueError, match=r"1 of 4 studies.*the first 's3'"):
         folds_of(table, read_folds(csv))

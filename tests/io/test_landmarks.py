@@ -24,15 +24,24 @@ def test_landmarks_of_a_split(folder):
         "h,s006,train,,7",
         "i,s007,train,0,-0.5",
         "j,s008,Train,5,6",
+        "k,s004,train,8,7",
+        "l,s003,train,8,7",
     ]
     (root / "landmarks.csv").write_text("\n".join(rows))
     dataset = read_dataset(root)
     assert {study: {n: p.tolist() for n, p in spots.items()} for study, spots in dataset.landmarks.items()} == {
         "s001": {"carina": [10.5, 20.25]},
         "s007": {"carina": [-0.5, 0]},
+        "s004": {"carina": [7, 8]},
+        "s003": {"carina": [7, 8]},
     }
     assert dataset.landmarks["s001"]["carina"].dtype == np.float64
-    assert dataset.left_out == {"landmark not readable": 3, "landmarks in two rows": 1, "landmarks of no split": 1}
+    assert dataset.left_out == {
+        "landmark not readable": 3,
+        "landmarks in two rows": 1,
+        "landmarks of no split": 1,
+        "landmarks of a study left out or unknown": 1,
+    }
     _, problems = read_landmarks(root / "landmarks.csv", "train")
     assert [problem.text() for problem in problems][:2] == [
         "landmarks.csv:5: carina is at '2', 'left'; give two numbers in px, or leave both cells empty",
@@ -43,3 +52,13 @@ def test_landmarks_of_a_split(folder):
     (root / "landmarks.csv").write_text(f"{STUDY_COLUMN},carina_x,carina_Y\ns001,1,2")
     with pytest.raises(TableError, match=r"'carina_y'.*'carina_Y'"):
         read_dataset(root)
+
+
+def test_without_a_split_the_studies_of_the_other_split_are_known(folder):
+    root = folder.write()
+    (root / "test").mkdir()
+    (root / "train/s000.png").rename(root / "test/own.png")
+    (root / "landmarks.csv").write_text(f"{STUDY_COLUMN},carina_x,carina_y\ns001,1,2\nown,3,4\nnowhere,5,6\n")
+    dataset = read_dataset(root)
+    assert list(dataset.landmarks) == ["s001"]
+    assert dataset.left_out["landmarks of a study left out or unknown"] == 1

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxrlines.io.marks import MarkedLine, MarksError, read_marks
+from cxrlines.io.marks import MarkedLine, MarksError, patients_of, read_marks, views_of
+from cxrlines.io.rows import TableError
 from cxrlines.task import Device
 
 GOOD = {
@@ -127,6 +128,32 @@ def test_files_that_are_no_marks(tmp_path):
             read_marks(write(tmp_path, films))
     with pytest.raises(MarksError, match=r"films\.a.*'3'.*object"):
         read_marks(write(tmp_path, {"a": 3}))
+
+
+# -- the index of a folder
+
+
+def test_an_index_names_patients_and_views(tmp_path):
+    (tmp_path / "films").mkdir()
+    rows = "a.png,p1,ap\na.png,p1,\nb,,PA\n"
+    (tmp_path / "index.csv").write_text(f"file,patient_id,view\n{rows}")
+    assert patients_of(tmp_path / "films") == {"a": "p1"} and views_of(tmp_path / "films") == {"a": "AP", "b": "PA"}
+    assert patients_of(tmp_path / "films/none") == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("b,p1,one, two", r"index\.csv: the row has 4 cells, the header 3 \(line 3\); correct the row"),
+        ('b,p1,"open\nc,p2,x', r"index\.csv: lines 3 to 4 are read as one row.* \(line 3\); close or remove it"),
+        ("a.png,p2,x", r"index\.csv: film 'a' is in two rows that differ in patient_id .*line 3"),
+    ],
+)
+def test_an_index_that_leaves_a_films_patient_open_is_refused(tmp_path, row, said):
+    (tmp_path / "index.csv").write_text(f"image_id,patient_id,note\na,p1,x\n{row}\n")
+    with pytest.raises(TableError, match=said) as caught:
+        patients_of(tmp_path)
+    assert "p1" not in str(caught.value) and "p2" not in str(caught.value)
 
 
 # -- anything at all

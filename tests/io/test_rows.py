@@ -4,6 +4,7 @@ import csv
 import gzip
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from cxrlines.io.rows import (
     CHANGED_ID,
     GARBLED_ID,
+    MAX_LINE,
     NO_PATIENT,
     Problem,
     TableError,
@@ -55,6 +57,24 @@ class TestOpenQuotes:
     def test_cells_may_be_of_several_lines(self, tmp_path):
         rows = read(tmp_path, HEAD + 'a,CVC,"two\nlines, of text"\nb,CVC,\n')
         assert rows.column("study") == ["a", "b"] and rows.lines == [2, 4] and not rows.problems
+
+
+class TestLongLines:
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_a_line_that_no_row_has_is_refused(self, tmp_path, packed):
+        data = (HEAD + "s,CVC,x\n" + "a" * (MAX_LINE + 1) + "\n").encode()
+        (tmp_path / "t.csv").write_bytes(gzip.compress(data) if packed else data)
+        with pytest.raises(TableError, match=r"t\.csv: its line 3 has more than 4,194,304 characters"):
+            read_rows(tmp_path / "t.csv", ("study", "label"))
+
+    def test_not_all_of_a_line_is_unpacked(self, tmp_path):
+        (tmp_path / "t.csv").write_bytes(gzip.compress(b"a" * 16 * MAX_LINE))
+        tracemalloc.start()
+        with pytest.raises(TableError, match="its line 1 has"):
+            read_rows(tmp_path / "t.csv", ("study", "label"))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 8 * MAX_LINE
 
 
 class TestOtherFormats:

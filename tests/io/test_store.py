@@ -232,6 +232,9 @@ class TestBuild:
             (tmp_path / "st/store.json").write_text(json.dumps(manifest | change))
             with pytest.raises(StoreError, match=said):
                 open_store(tmp_path / "st")
+        (tmp_path / "st/store.json").write_text("[" * 100_000)
+        with pytest.raises(StoreError, match="is damaged"):
+            open_store(tmp_path / "st")
         assert len(build(folder, tmp_path / "st")) == 12  # and is built anew over it
 
     def test_a_pickled_store_maps_the_file_again(self, folder, tmp_path):

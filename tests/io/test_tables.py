@@ -63,6 +63,16 @@ class TestReadLabels:
         with pytest.raises(TableError, match="no row is usable"):
             read_labels(tmp_path / "t.csv")
 
+    def test_an_unusable_row_takes_no_usable_one_of_its_study_with_it(self, folder):
+        folder.rows[4] = list(folder.rows[3])
+        folder.rows[5] = list(folder.rows[3])
+        folder.set_label(3, LABELS[0], "x")
+        table = read_labels(folder.write() / "train.csv")
+        assert table["study"].tolist().count("s003") == 1 and len(table) == 10
+        assert table.attrs["left_out"] == {"label not 0 or 1": 1, "study in two rows": 1}
+        (twice,) = (problem for problem in audit(folder.root).problems if problem.kind == "study in two rows")
+        assert twice.row == 7 and "already in line 6" in twice.message
+
     def test_rows_are_counted_not_cells(self, folder, capsys):
         for row in range(4):
             for label in LABELS:
@@ -156,6 +166,13 @@ class TestReadDataset:
         labelled = read_dataset(root, "test").studies
         assert labelled["patient"].tolist() == [row[-1] for row in folder.rows]
         assert labelled[LABELS[3]].tolist() == [int(row[4]) for row in folder.rows]
+        folder.set_label(0, LABELS[0], "x")
+        folder.rows[1][-1] = ""
+        folder._table("test_truth.csv", folder.header, folder.rows)
+        dataset = read_dataset(root, "test")
+        assert dataset.studies["patient"].tolist()[:3] == [folder.rows[0][-1], "s001", folder.rows[2][-1]]
+        assert np.isnan(dataset.studies[LABELS[0]]).tolist() == [True, True] + [False] * 10
+        assert dataset.left_out == {"label not 0 or 1": 1, "row of no patient": 1}
         (root / "test_truth.csv").unlink()
         plain = read_dataset(root, "test").studies
         assert plain.columns.tolist() == ["study", "patient", "film"]
@@ -246,6 +263,7 @@ class TestReadDataset:
             read_dataset(folder.write(), "test")
         (folder.root / "phantom.json").write_bytes(b'\xef\xbb\xbf{"kind": "x"}')  # as some editors save it
         assert read_dataset(folder.root).meta == {"kind": "x"}
-        (folder.root / "phantom.json").write_text("{")
-        with pytest.raises(TableError, match="JSON"):
-            read_dataset(folder.root)
+        for text in ("{", "[" * 100_000):
+            (folder.root / "phantom.json").write_text(text)
+            with pytest.raises(TableError, match="JSON"):
+                read_dataset(folder.root)

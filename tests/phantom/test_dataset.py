@@ -148,6 +148,23 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bytes(made, tmp_path, mo
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_call_interrupted_while_its_summary_is_written_keeps_its_films(made, tmp_path, monkeypatch):
+    out, whole = tmp_path / "data", write.write_text
+
+    def dies(path, text):
+        if path.name == "phantom.json":
+            raise KeyboardInterrupt
+        whole(path, text)
+
+    monkeypatch.setattr(write, "write_text", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(out, **SMALL, annotated=0.5, workers=1)
+    monkeypatch.setattr(write, "write_text", whole)
+    monkeypatch.setattr(write, "render", None)
+    write_phantom(out, **SMALL, annotated=0.5, workers=1)
+    assert files(out) == files(made[0])
+
+
 def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path, wait_until):
     """kill -9 of the parent while two workers make films."""
     out, partial = tmp_path / "data", tmp_path / ".data.partial"
@@ -182,6 +199,17 @@ def test_other_data_in_the_way_is_an_error_that_says_the_way_out(made, tmp_path)
     with pytest.raises(OutputError, match="exists and is no phantom data set; name another folder, or remove"):
         write_phantom(tmp_path, **SMALL)
     assert (tmp_path / "note.txt").read_text() == "mine"
+    for text in ("[]", "[" * 100_000):
+        (tmp_path / "phantom.json").write_text(text)
+        with pytest.raises(OutputError, match="exists and is no phantom data set"):
+            write_phantom(tmp_path, **SMALL)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = {"studies": np.int64(1), "seed": np.int64(5), "size": np.int64(96)}
+    summary = write_phantom(tmp_path / "data", **numbers, workers=1)
+    assert json.loads((tmp_path / "data/phantom.json").read_text()) == summary and summary["test"] == 1
+    assert write_phantom(tmp_path / "data", studies=1, seed=5, size=96) == summary
 
 
 @pytest.mark.parametrize(
@@ -229,3 +257,13 @@ def test_every_line_of_every_test_film_is_written(made):
     assert lines == {(row["StudyInstanceUID"], label) for row in truth for label in LABELS if row[label] == "1"}
     data = read_dataset(out, "test")
     assert set(data.lines) == {study for study, _ in lines}
+
+
+def test_of_a_path_that_leaves_the_film_and_comes_back_the_end_is_annotated():
+    down, up = np.arange(0.0, 120.0, 4), np.arange(116.0, 60.0, -4)
+    path = np.stack([np.r_[np.full(30, 20.0), np.full(14, 40.0)], np.r_[down, up]], 1)
+    assert write.annotated_points(path, (100, 100))[-1] == [40, 64]
+    assert {x for x, _ in write.annotated_points(path, (100, 100))} == {40}
+    back = path[:-8]  # it comes back by a single annotated point
+    assert back[-1].tolist() == [40, 96] and {x for x, _ in write.annotated_points(back, (100, 100))} == {20}
+    assert write.annotated_points(path + 200, (100, 100)) == []

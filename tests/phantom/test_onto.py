@@ -233,6 +233,14 @@ class TestLinesThatFade:
         fades = written(("ngt", [[0.5, 0.01], [0.5, 0.4]], False))
         assert fades.tips_unseen == {0} and 1 not in fades.labels
 
+    def test_a_tube_that_leaves_the_film_and_comes_back_is_annotated_to_its_tip(self, written, tmp_path):
+        there = [[0.5, 0.01], [0.5, 0.5], [0.5, 1.04], [0.6, 1.04]]
+        long = written(("ngt", [*there, [0.6, 0.8]], True))
+        height = cv2.imread(str(tmp_path / f"train/{long.study}.jpg"), cv2.IMREAD_UNCHANGED).shape[0]
+        assert abs(long.lines[0][1][-1][1] - 0.8 * height) < 2 and not long.tips_unseen
+        short = written(("ngt", [*there, [0.6, 0.985]], True))
+        assert short.lines[0][1][0][1] < 0.1 * height and short.tips_unseen == {0}
+
     def test_what_is_known_of_another_catheter_stays(self, written):
         seen = ("cvc", [[0.3, 0.02], [0.45, 0.4]], True)
         (alone,) = (label for label, _ in written(seen).lines)

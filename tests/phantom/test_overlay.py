@@ -31,9 +31,9 @@ def film():
     return np.clip(shapes + rng.normal(0, 4, shapes.shape), 0, 255).astype(np.uint8)
 
 
-def draw(seed, marked=(), airway=STRAIGHT, seen=SEEN):
+def draw(seed, marked=(), airway=STRAIGHT, seen=SEEN, view=VIEW):
     rng = np.random.default_rng(seed)
-    return draw_scene(marked, Scene(pose(draw_patient(rng), rng), VIEW), airway, seen, rng)
+    return draw_scene(marked, Scene(pose(draw_patient(rng), rng), view), airway, seen, rng)
 
 
 def mark(name):
@@ -68,12 +68,13 @@ class TestDrawScene:
         )
         assert 0 < more < 0.6 * alone
 
-    def test_tubes_follow_the_trachea_of_the_film(self):
+    @pytest.mark.parametrize("angle", [VIEW.angle, -0.15, 0.15])
+    def test_tubes_follow_the_trachea_of_the_film(self, angle):
         bent = np.array([[2.0, -10.0], [1.0, -5.0], [0.0, 0.0]])
         offsets = []
         for seed in range(60):
-            for line in draw(seed, airway=bent).lines:
-                path = line.placed.path
+            for line in draw(seed, airway=bent, view=replace(VIEW, angle=angle)).lines:
+                path = (line.path - VIEW.origin) / VIEW.px_per_cm  # in the film's axes, as the airway
                 if line.placed.device is Device.ETT and path[-1, 1] < -2:
                     inside = path[(path[:, 1] > -9) & (path[:, 1] < -1)]
                     offsets += (inside[:, 0] - np.interp(inside[:, 1], bent[:, 1], bent[:, 0])).tolist()
@@ -106,7 +107,7 @@ class TestExpose:
         for seed in range(12):
             scene = draw(seed)
             lines = scene.lines
-            shown = expose(film, SEEN, scene, 0.0, np.random.default_rng(seed))
+            shown = expose(film, (), SEEN, scene, 0.0, np.random.default_rng(seed))
             rise = shown.astype(int) - film
             assert rise.min() >= 0
             hubs = [line for line in lines if line.placed.device is Device.CVC]  # hubs and ports beside their path
@@ -121,7 +122,7 @@ class TestExpose:
     def test_the_grain_stays(self, film):
         """Attenuation is added below the film's own noise: what is drawn is smooth."""
         scene = next(drawn for drawn in map(draw, range(99)) if len(drawn.lines) > 2)
-        rise = expose(film, SEEN, scene, 0.0, np.random.default_rng(0)).astype(np.float32) - film
+        rise = expose(film, (), SEEN, scene, 0.0, np.random.default_rng(0)).astype(np.float32) - film
         kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
         on = line_mask([line.path for line in scene.lines], VIEW.shape, 8) > 128
         grain = [np.median(np.abs(cv2.filter2D(image.astype(np.float32), -1, kernel))[on]) for image in (rise, film)]
@@ -132,14 +133,26 @@ class TestExpose:
         bare = replace(scene, lines=())
         dark = np.zeros(VIEW.shape, bool)
         rng = np.random.default_rng
-        assert (expose(film, dark, scene, 1.0, rng(0)) == film).all()
-        assert (expose(film, SEEN, bare, 0.0, rng(0)) == film).all()
-        assert (expose(film, SEEN, bare, 1.0, rng(1)) != film).any()  # distractors alone
+        assert (expose(film, (), dark, scene, 1.0, rng(0)) == film).all()
+        assert (expose(film, (), SEEN, bare, 0.0, rng(0)) == film).all()
+        assert (expose(film, (), SEEN, bare, 1.0, rng(1)) != film).any()  # distractors alone
+
+    @pytest.mark.parametrize("there", ["ett", "trach"])
+    def test_no_cannula_is_drawn_where_the_film_has_a_tube_in_the_airway(self, film, there):
+        bare = replace(draw(3), lines=())
+        for seed in range(20):
+            alone, marked = (
+                expose(film, lines, SEEN, bare, 1.0, np.random.default_rng(seed)) for lines in ((), (mark(there),))
+            )
+            changed = np.argwhere(alone != marked)
+            if len(changed) and changed.max(0)[0] < VIEW.origin[1]:  # a cannula lies above the carina
+                return
+        raise AssertionError("a cannula was drawn as if there were no tube")
 
     def test_weak_films_show_lines_weakly(self, film):
         scene = draw(4)
         weak = (128 + (film.astype(np.float32) - 128) * 0.4).astype(np.uint8)
-        rise = [(expose(f, SEEN, scene, 0.0, np.random.default_rng(5)).astype(int) - f).sum() for f in (film, weak)]
+        rise = [(expose(f, (), SEEN, scene, 0.0, np.random.default_rng(5)).astype(int) - f).sum() for f in (film, weak)]
         assert 0.3 < rise[1] / rise[0] < 0.8
 
 

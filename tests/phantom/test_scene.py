@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cxrlines.core.polyline import lengths, on_film
+from cxrlines.phantom.dataset import annotated_points
 from cxrlines.phantom.devices import DRAWN
 from cxrlines.phantom.position import Landmarks, state_of
 from cxrlines.phantom.scene import make_scene
@@ -74,6 +75,14 @@ def test_lines_are_in_view_and_tips_on_the_film(even):
             inside = [on_film(point, scene.view.shape) for point in line.path]
             assert sum(inside) * lengths(line.placed.path)[1] >= 2.5
             assert inside[-1] or line.label == "NGT - Incompletely Imaged"
+
+
+def test_an_annotation_ends_at_the_tip_wherever_that_is_on_the_film(even, natural):
+    for scene in even + natural:
+        for line in scene.lines:
+            if on_film(line.path[-1], scene.view.shape):
+                points = annotated_points(line.path, scene.view.shape)
+                assert len(points) > 1 and np.abs(points[-1] - line.path[-1]).max() <= 1
 
 
 def test_landmarks_lie_on_the_film_in_anatomical_order(natural):

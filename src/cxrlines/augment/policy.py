@@ -19,7 +19,7 @@ Where the write-up behind `hotwater` names a transform without its parameters, t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, assert_never, get_args
 
 import numpy as np
 from pydantic import AfterValidator, ValidationError
@@ -29,9 +29,9 @@ from cxrlines.augment import intensity, warp
 from cxrlines.core.text import did_you_mean
 from cxrlines.core.transform import Sides, Size, height_width, size_text
 
-GrayTransform = Literal[
-    "value", "brightness_contrast", "clahe", "degrade", "coarsen", "sharpen", "cutout", "gamma", "invert"
-]  # fmt: skip
+Filter = Literal["clahe", "degrade", "coarsen", "sharpen", "cutout"]
+"""What changes grays by more than the gray of their own pixel."""
+GrayTransform = Literal["value", "brightness_contrast", Filter, "gamma", "invert"]
 """What changes grays: each is drawn with the probability that the field of its name says."""
 ORDER: tuple[GrayTransform, ...] = get_args(GrayTransform)
 """That of the write-up; what its list has not comes last."""
@@ -219,8 +219,8 @@ class Policy:
                     film, tones = self._filter(name, intensity.by_table(film, tones), rng), intensity.SAME
         return intensity.by_table(film, tones)
 
-    def _filter(self, name: GrayTransform, film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draws and applies a transform whose grays depend on more than the gray of their own pixel."""
+    def _filter(self, name: Filter, film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws and applies a filter."""
         match name:
             case "clahe":
                 return intensity.equalise(film, _between(rng, *self.clahe_clip))
@@ -241,10 +241,14 @@ class Policy:
             case "sharpen":
                 alpha, lightness = _between(rng, *self.sharpen_alpha), _between(rng, *self.sharpen_lightness)
                 return intensity.sharpen(film, alpha, lightness)
-        height, width = height_width(self.size)
-        side = int(self.cutout_side * min(height, width))
-        corners = rng.integers(0, np.array([width - side, height - side]), (self.cutout_holes, 2), endpoint=True)
-        return intensity.cut_out(film, corners, side)
+            case "cutout":
+                height, width = height_width(self.size)
+                side = int(self.cutout_side * min(height, width))
+                most = np.array([width - side, height - side])
+                corners = rng.integers(0, most, (self.cutout_holes, 2), endpoint=True)
+                return intensity.cut_out(film, corners, side)
+            case _:
+                assert_never(name)
 
 
 _HOTWATER: dict[str, Any] = {

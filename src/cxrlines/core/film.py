@@ -53,7 +53,7 @@ class Film:
     Attributes:
         pixels: (h, w) uint8 gray, white = bone.
         format: JPEG, PNG, TIFF, DICOM or array.
-        bits: Bits per pixel stored in the file.
+        bits: Bits of a value as stored in the file: of a pixel, of each channel of a colour, of a place in a palette.
         spacing: mm per px, where the file has it (DICOM only), and what it rests on.
         view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by other words of it, by its
             ViewCodeSequence or PatientOrientation.
@@ -89,6 +89,12 @@ def check_size(name: str, width: int, height: int) -> None:
 FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
 
 
+def stem_of(name: str) -> str:
+    """A file's name, or its path, without the suffix of a film (`FILM_SUFFIXES`); a DICOM UID keeps its last number."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem.rpartition("/")[2] and dot + suffix.lower() in FILM_SUFFIXES else name
+
+
 def film_name(path: Path) -> str:
-    """The name of a film's file without the suffix of a film (`FILM_SUFFIXES`); a DICOM UID keeps its last number."""
-    return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name
+    """`stem_of` the name of a film's file, without its folders."""
+    return stem_of(path.name)

@@ -27,6 +27,7 @@ class AuditState:
     plain: bool  # a folder of films without tables
     films: dict[Path, str] = field(default_factory=dict)  # every film to decode -> its study
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of the films of each study: (height, width)
+    studies: set[str] = field(default_factory=set)  # of the rows of both splits
     problems: list[Problem] = field(default_factory=list)
     notes: list[FilmNote] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)

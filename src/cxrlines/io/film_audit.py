@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrlines.core.errors import light
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
@@ -43,7 +44,7 @@ def _look(path: Path, probe: Probe | None) -> _Look | FilmError:
         data = read_bytes(path)
         film = read_film(data, name=str(path))
     except FilmError as error:
-        return error
+        return light(error)
     quality, _ = assess(film, probe)
     height, width = film.pixels.shape
     return _Look(hashlib.sha256(data).hexdigest(), (height, width), signature(film.pixels), quality, film.notes)

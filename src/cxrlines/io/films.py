@@ -17,7 +17,7 @@ from cxrlines.core.film import Film, FilmError, check_size
 if TYPE_CHECKING:
     import pydicom  # takes a quarter of a second, and is imported where a film is DICOM
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset"
+Source: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | np.ndarray | pydicom.Dataset"
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
 MAX_BYTES = 2**29
 """Largest file read: 512 MiB, five times MAX_PIXELS at 16 bit."""
@@ -48,8 +48,8 @@ def read_film(source: Source, *, name: str | None = None) -> Film:
     """
     if isinstance(source, str) and not source:  # as a path it would be the current folder
         raise FilmError(f"{name or 'the film'}: its path is empty", "name the film")
-    if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
-        path = Path(source)
+    if isinstance(source, str | os.PathLike) and "\0" not in os.fsdecode(source):
+        path = Path(os.fsdecode(source))
         source, name = read_bytes(path), name or readable(path)
     name = name or "the film"
     if isinstance(source, np.ndarray):

@@ -22,6 +22,8 @@ from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 FOLD_COLUMN = "fold"
 PASSES = 20
 """At most so many rounds of changing places; the real 3,255 patients settle after two."""
+FOLD_DIGITS = 4
+"""Most digits of a fold: nobody draws more than 10,000."""
 DIGITS = 9
 """Decimals by which two places are compared: ties stay ties whatever the machine's order of summation."""
 
@@ -145,7 +147,7 @@ def _worth_a_swap(films: np.ndarray, pull: np.ndarray, units: np.ndarray) -> _Gr
 @dataclass(frozen=True)
 class FoldTable:
     """The content of each fold. `counts` (int64): one column a fold; rows `films`, `patients`, then positives of each
-    label, except labels that are unknown of every film."""
+    label, except labels that are unknown of every film: there may be none."""
 
     counts: pd.DataFrame
 
@@ -157,12 +159,16 @@ class FoldTable:
 
     @property
     def deviation(self) -> float:
-        """The largest relative deviation over labels and folds; 0.05: some fold holds 5 % more or less of a label."""
-        return float(self.deviations.iloc[2:].abs().to_numpy().max())
+        """The largest relative deviation over labels and folds; 0.05: some fold holds 5 % more or less of a label.
+
+        0 without labels."""
+        return float(self.deviations.iloc[2:].abs().to_numpy().max(initial=0.0))
 
     @property
-    def worst(self) -> tuple[str, int]:
-        """The label and the fold of the largest relative deviation."""
+    def worst(self) -> tuple[str, int] | None:
+        """The label and the fold of the largest relative deviation; None without labels."""
+        if len(self.counts) == 2:
+            return None
         label, fold = divmod(int(self.deviations.iloc[2:].abs().to_numpy().argmax()), len(self.counts.columns))
         return str(self.counts.index[2 + label]), int(self.counts.columns[fold])
 
@@ -178,7 +184,9 @@ class FoldTable:
         """An aligned table for people, with the largest deviation named below it."""
         frame = self.counts.map("{:,}".format).rename(columns="fold {}".format).rename_axis(columns=None)
         frame["max dev"] = self.deviations.abs().max(axis=1).map("{:.1%}".format)
-        label, fold = self.worst
+        if (worst := self.worst) is None:
+            return f"{frame.to_string()}\nno label is known of any film"
+        label, fold = worst
         return f"{frame.to_string()}\nlargest relative deviation: {self.deviation:.4f} ({label}, fold {fold})"
 
 
@@ -219,7 +227,7 @@ def read_folds(csv: Path) -> pd.DataFrame:
         first = problems[0]
         count = sum(problem.kind == first.kind for problem in problems)
         raise Error(f"{csv}, line {first.row}: {first.message} ({plural(count, 'such row')})", first.way_out)
-    folds = [_fold(cell) for cell in rows.column(FOLD_COLUMN)]
+    folds = [fold_number(cell) for cell in rows.column(FOLD_COLUMN)]
     return pd.DataFrame({"study": studies, "patient": patients, "fold": np.array(folds, np.int64)})
 
 
@@ -230,12 +238,14 @@ def fold_problems(rows: Rows, patients: Sequence[str]) -> list[Problem]:
     """
     problems: list[Problem] = []
     first: dict[str, int] = {}  # study -> line
-    placed: dict[str, tuple[str, int]] = {}  # patient -> fold, line
+    placed: dict[str, tuple[int | str, int]] = {}  # patient -> fold, line
     cells = zip(rows.column(STUDY_COLUMN), patients, rows.column(FOLD_COLUMN), rows.lines, strict=True)
-    for study, patient, fold, line in cells:
+    for study, patient, cell, line in cells:
         found: list[tuple[str, str, str]] = []  # kind, message, way out
-        if _fold(fold) is None:
-            found.append(("fold not a number", f"{FOLD_COLUMN} is {shown(fold)}", "a fold is 0, 1, 2, ..."))
+        fold = cell if (number := fold_number(cell)) is None else number
+        if number is None:
+            way_out = f"a fold is 0, 1, 2, ... of at most {FOLD_DIGITS} digits"
+            found.append(("fold not a number", f"{FOLD_COLUMN} is {shown(cell)}", way_out))
         if first.setdefault(study, line) != line:
             message = f"study {shown(study, 80)} is already in line {first[study]}"
             found.append(("study in two rows of the folds", message, "keep one row a study"))
@@ -247,17 +257,18 @@ def fold_problems(rows: Rows, patients: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def _fold(cell: str) -> int | None:
+def fold_number(cell: str) -> int | None:
     """A cell as a fold; None if it is none. A data frame with gaps writes the fold 1 as 1.0."""
     digits = cell.removesuffix(".0")
-    return int(digits) if digits.isascii() and digits.isdigit() else None
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= FOLD_DIGITS else None
 
 
 def folds_of(table: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
     """Align a folds file (`read_folds`) to the rows of `table` by study; `Error` if one has no fold."""
     fold = table["study"].astype(str).map(folds.set_index("study")["fold"])
     if len(without := np.flatnonzero(fold.isna())):
-        what = f"{len(without)} of {len(table)} studies have no fold in the folds file, the first at row {without[0]}"
+        first = shown(table["study"].iloc[without[0]], 80)
+        what = f"{len(without)} of {len(table)} studies have no fold in the folds file, the first {first}"
         raise Error(what, "make the folds from this very table with `cxrlines folds`")
     return fold.astype(np.int64).rename(FOLD_COLUMN)
 
@@ -270,5 +281,6 @@ def _check_table(table: pd.DataFrame) -> None:
     if missing := [name for name in ("study", "patient", *LABELS) if name not in table]:
         raise ValueError(f"the table has no column {', '.join(missing)}; folds need study, patient and every label")
     if len(nameless := np.flatnonzero(table["patient"].isna())):
-        what = f"row {nameless[0]} of the table has no patient ({plural(len(nameless), 'such row')})"
+        first = shown(table["study"].iloc[nameless[0]], 80)
+        what = f"study {first} of the table has no patient ({plural(len(nameless), 'such row')})"
         raise Error(what, "name the patient of every film, or leave these rows out")

@@ -25,6 +25,9 @@ MAX_VALUES = 75_000_000
 """Most values of 16 bits in all channels of an image: 18 megapixels, the largest detectors', in four."""
 LARGE_CHUNK = 2**20
 """Bytes of a PNG chunk beside the pixels from which on a note says that it is left out; Pillow refuses such files."""
+PREDICTED = (5, 8, 32946, 34925, 50000)
+"""Compressions of a TIFF that may have a predictor: LZW, Deflate by two numbers, LZMA, Zstandard. Of others libtiff
+ignores its tag."""
 AGAIN = "copy or export it again"
 ORIENTATIONS = range(2, 9)
 """Values of the orientation tag of EXIF and TIFF by which a picture is turned or mirrored to be shown."""
@@ -44,7 +47,7 @@ def _jpeg(data: bytes) -> Film:
     check_size("", stream.width, stream.height)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
         raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
-    return _of_pillow(_decoded(jpeg.decoded, data, stream), "JPEG", _after(data, stream.end))
+    return _of_pillow(_decoded(jpeg.decoded, data, stream), "JPEG", 8, _after(data, stream.end))
 
 
 def _png(data: bytes) -> Film:
@@ -57,7 +60,7 @@ def _png(data: bytes) -> Film:
         image = _decoded(_opened, data, "PNG")
         if bits < 8 and colour == 0 and "transparency" in image.info:  # Pillow spreads the pixels alone to 8 bits
             image.info["transparency"] = min(255, image.info["transparency"] * (255 // (2**bits - 1)))
-        return _of_pillow(image, "PNG", notes)
+        return _of_pillow(image, "PNG", bits, notes)
     # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
     channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
     _check_values(width * height * channels)
@@ -157,7 +160,8 @@ def _tiff(data: bytes) -> Film:
         raise FilmError(f"is a TIFF file of {max(depths)} bits, which is not read", "save it as 8 or 16 bit gray")
     if max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}:
         raise FilmError("has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
-    photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
+    photometric, planes, compression = (tags.get(tag, (1,))[0] for tag in (262, 284, 259))
+    predictor = tags.get(317, (1,))[0] if compression in PREDICTED else 1
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
     signed = not set(tags.get(339, (1,))) <= {1, 4}
     if signed and max(depths) <= 8:  # Pillow takes them for unsigned
@@ -168,11 +172,12 @@ def _tiff(data: bytes) -> Film:
     by_pillow = data[:4] != b"MM\0+" and not (unsigned and samples == 1 and inverted and data[:2] == b"MM")
     if by_pillow and (samples == 1 or set(depths) != {16}):
         _check_parts(tags)
-        return _by_pillow(data, "TIFF", notes, inverted=inverted, unsigned=not signed)
+        image = _decoded(_opened, data, "TIFF")
+        return _of_pillow(image, "TIFF", max(depths), notes, inverted=inverted, unsigned=not signed)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all. So
     # are those of one, white at zero, with the highest byte first, which it does not know.
     colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
-    if not unsigned or planes != 1 or not colours or (predictor == 2 and 324 in tags):
+    if not unsigned or planes != 1 or not colours or predictor not in ((1,) if 324 in tags else (1, 2)):
         what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
         raise FilmError(f"is a TIFF file of {what}, which is not read", "save it as PNG")
     if max(map(max, tags.values())) >= 2**32:
@@ -272,14 +277,14 @@ def _opened(data: bytes, kind: str) -> Image.Image:
     return image
 
 
-def _by_pillow(
-    data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
-) -> Film:
-    return _of_pillow(_decoded(_opened, data, kind), kind, notes, inverted=inverted, unsigned=unsigned)
-
-
 def _of_pillow(
-    image: Image.Image, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
+    image: Image.Image,
+    kind: str,
+    bits: int,
+    notes: tuple[Note, ...] = (),
+    *,
+    inverted: bool = False,
+    unsigned: bool = False,
 ) -> Film:
     mode = image.mode
     if mode not in MODES:
@@ -295,7 +300,7 @@ def _of_pillow(
         pixels = np.asarray(image)  # of 32 bits as signed, whatever they are
         pixels = pixels.view(np.uint32) if unsigned and pixels.dtype == np.int32 else pixels
         clear = image.info.get("transparency")
-        return _film(pixels, kind, 16, notes, inverted=inverted, alpha=None if clear is None else pixels != clear)
+        return _film(pixels, kind, bits, notes, inverted=inverted, alpha=None if clear is None else pixels != clear)
     if "transparency" in image.info:  # a PNG's gray value or colour that is not seen
         image = _decoded(image.convert, "LA" if mode in ("1", "L") else "RGBA")
     if through := {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode):  # Pillow converts them no other way
@@ -307,10 +312,10 @@ def _of_pillow(
         if visible is not None:
             gray[~visible] = 0
     if mode in ("1", "L", "LA", "La"):
-        return Film(gray, kind, 1 if mode == "1" else 8, notes=notes)
+        return Film(gray, kind, bits, notes=notes)
     few = image.resize([min(side, FEW) for side in image.size], Image.Resampling.NEAREST)  # not all: they take long
     notes += colour_note(np.asarray(few.convert("RGB")))
-    return Film(gray, kind, 8, notes=notes)
+    return Film(gray, kind, bits, notes=notes)
 
 
 def _visible(alpha: np.ndarray) -> tuple[np.ndarray | None, tuple[Note, ...]]:

@@ -21,7 +21,7 @@ def read_landmarks(csv: Path, split: str) -> tuple[Landmarks, list[Problem]]:
 
     Columns: the study, `split` (without it, the rows are of both splits), and `<name>_x`, `<name>_y` of each name of
     `task.Landmark`, in px of the original film; others are ignored. Two empty cells: not known. Of a study in two rows
-    the first one stays. `TableError` if the file as a whole cannot be read or lacks a column.
+    with points the first one stays. `TableError` if the file as a whole cannot be read or lacks a column.
     """
     axes = [(f"{name}_x", f"{name}_y") for name in Landmark]
     rows = read_rows(csv, (STUDY_COLUMN, *(column for pair in axes for column in pair)))
@@ -37,19 +37,21 @@ def read_landmarks(csv: Path, split: str) -> tuple[Landmarks, list[Problem]]:
             problems.append(Problem(NO_SPLIT, csv.name, line, message, f"write {' or '.join(SPLITS)}"))
         if own != split:
             continue
-        if (before := first.setdefault(study, line)) != line:
+        found = {
+            name: point for name, cell in zip(Landmark, points, strict=True) if (point := _point(*cell)) is not None
+        }
+        if found and (before := first.setdefault(study, line)) != line:
             message = f"study {shown(study, 80)} is already in line {before}"
             problems.append(Problem(REPEATED_LANDMARKS, csv.name, line, message, "keep one row a study"))
             continue
-        landmarks[study] = {}
+        if found:
+            landmarks[study] = {name.value: point for name, point in found.items()}
         for name, (x, y) in zip(Landmark, points, strict=True):
-            if (point := _point(x, y)) is not None:
-                landmarks[study][name.value] = point
-            elif x or y:
+            if name not in found and (x or y):
                 message = f"{name} is at {shown(x)}, {shown(y)}"
                 way_out = "give two numbers in px, or leave both cells empty"
                 problems.append(Problem(BAD_LANDMARK, csv.name, line, message, way_out))
-    return {study: own for study, own in landmarks.items() if own}, problems
+    return landmarks, problems
 
 
 def _point(x: str, y: str) -> np.ndarray | None:

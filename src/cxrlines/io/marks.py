@@ -168,24 +168,39 @@ def backdrop_patient(patient: str) -> str:
 
 
 def patients_of(folder: Path) -> dict[str, str]:
-    """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one."""
+    """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one.
+
+    `TableError` for an index with a row that cannot be read, or a film under two patients.
+    """
     return _indexed(folder, "patient_id")
 
 
 def views_of(folder: Path) -> dict[str, str]:
-    """Film's name without suffix -> how it was taken (AP, PA), from the index's `view` or `projection`, if any."""
+    """Film's name without suffix -> how it was taken (AP, PA), from the index's `view` or `projection`, if any.
+
+    `TableError` as of `patients_of`.
+    """
     views = _indexed(folder, "view") or _indexed(folder, "projection")
     return {film: view.upper() for film, view in views.items()}
 
 
 def _indexed(folder: Path, column: str) -> dict[str, str]:
     """Film's name -> cell of a column of the index, where it is not empty. Films are in column `image_id` or `file`."""
-    for place in (folder, folder.parent):
-        if (place / INDEX).is_file():
-            rows = read_rows(place / INDEX, ("patient_id",))
-            names = next((name for name in ("image_id", "file") if name in rows.columns), None)
-            if names is None:
-                raise TableError(f"{place / INDEX}: has no column image_id or file", "name the films in one of them")
-            cells = rows.column(column) if column in rows.columns else [""] * len(rows.fields)
-            return {film_name(Path(film)): cell for film, cell in zip(rows.column(names), cells, strict=True) if cell}
-    return {}
+    index = next((place / INDEX for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
+    if index is None:
+        return {}
+    rows = read_rows(index, ("patient_id",))
+    names = next((name for name in ("image_id", "file") if name in rows.columns), None)
+    if names is None:
+        raise TableError(f"{index}: has no column image_id or file", "name the films in one of them")
+    if rows.problems:
+        first = rows.problems[0]
+        raise TableError(f"{index}: {first.message} (line {first.row})", first.way_out)
+    cells = rows.column(column) if column in rows.columns else [""] * len(rows.fields)
+    films = (film_name(Path(name)) for name in rows.column(names))
+    found: dict[str, str] = {}
+    for film, cell, line in zip(films, cells, rows.lines, strict=True):
+        if cell and found.setdefault(film, cell) != cell:
+            what = f"{index}: film {shown(film, 80)} is in two rows that differ in {column} (the second is line {line})"
+            raise TableError(what, "keep the row that is right")
+    return found

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -78,11 +79,16 @@ _NAMED = 3
 """Missing columns that a message names, and others that it offers in place of one."""
 
 
-@contextmanager
-def open_table(path: Path) -> Iterator[TextIO]:
-    """A table's text, without a byte order mark: UTF-8 (what is not becomes U+FFFD), plain or compressed by gzip.
+MAX_LINE = 2**22
+"""Most characters of a line: a hundred times those of RANZCR's longest, of an annotation."""
 
-    `TableError` if it cannot be opened or, while it is read in the block, unpacked; or if it is of another format.
+
+@contextmanager
+def open_table(path: Path) -> Iterator[Iterator[str]]:
+    """A table's lines, without a byte order mark: UTF-8 (what is not becomes U+FFFD), plain or compressed by gzip.
+
+    `TableError` if it cannot be opened or, while it is read in the block, unpacked; if it is of another format; or if a
+    line has more than `MAX_LINE` characters.
     """
     try:
         with path.open("rb") as file:
@@ -92,12 +98,24 @@ def open_table(path: Path) -> Iterator[TextIO]:
                 raise TableError(f"{path}: {what}", way_out)
         unpack = gzip.open if head.startswith(b"\x1f\x8b") else open
         with unpack(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as text:
-            yield text
+            yield _lines(path, text)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         what = f"{path}: is damaged, it cannot be unpacked ({type(error).__name__})"
         raise TableError(what, "copy or download it again") from None
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror})", "give the path of a CSV table") from None
+
+
+def _lines(path: Path, text: TextIO) -> Iterator[str]:
+    """The lines of a text, none of which is held in memory beyond `MAX_LINE`."""
+    for number in count(1):
+        line = text.readline(MAX_LINE + 1)
+        if len(line) > MAX_LINE:
+            what = f"{path}: its line {number} has more than {MAX_LINE:,} characters"
+            raise TableError(what, "a table has a line for each row; write it again")
+        if not line:
+            return
+        yield line
 
 
 def clean(cell: str) -> str:

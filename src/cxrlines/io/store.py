@@ -98,7 +98,7 @@ class Store:
             raise
         except FileNotFoundError as error:
             raise StoreError(f"{folder}: is not a finished store ({Path(error.filename).name} is missing)") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{folder}: is damaged ({type(error).__name__})", again) from None
         if self.films.shape != (len(self.studies), *height_width(self.size)) or len(self.kept) != len(self.studies):
             raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together", again)
@@ -304,7 +304,7 @@ def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
         if list(array.shape) != head["shape"] or len(array) != count:
             return {}
         entries = [_Entry(**line) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     if whole != text:  # the kill came within a line
         with (folder / JOURNAL).open("r+") as journal:

@@ -13,7 +13,7 @@ from cxrlines.io import tables
 from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.audit_state import AuditState
 from cxrlines.io.film_lookup import bare_names, film_instead, find_films, packed_as
-from cxrlines.io.folds import FOLD_COLUMN, fold_problems
+from cxrlines.io.folds import FOLD_COLUMN, fold_number, fold_problems
 from cxrlines.io.landmarks import SPLITS, read_landmarks
 from cxrlines.io.rows import Problem, Rows, TableError, bare, doubted, read_rows
 from cxrlines.io.tables import LABEL_CELLS
@@ -139,11 +139,12 @@ def _check_patients(state: AuditState, rows: Rows) -> None:
 
 def _match_films(state: AuditState, rows: Rows, folder: Path, split: str) -> None:
     """Rows against the films in a folder, which are added to the films to decode."""
+    studies = rows.column(STUDY_COLUMN)
+    state.studies |= set(studies)
     if not folder.is_dir():
         way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
         state.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
         return
-    studies = rows.column(STUDY_COLUMN)
     films, names = find_films(folder, studies), bare_names(folder)
     for study, line in zip(studies, rows.lines, strict=True):
         if study and study not in films:
@@ -184,12 +185,15 @@ def check_annotations(state: AuditState, csv: Path, table: Rows | None, what: st
 
 
 def check_landmarks(state: AuditState, csv: Path) -> None:
-    """Landmarks of both splits by themselves and against the films' shapes."""
+    """Landmarks of both splits by themselves, against the label tables and the films' shapes."""
     for split in SPLITS if csv.is_file() else ():
         if (found := state.read(csv, partial(read_landmarks, split=split))) is None:
             continue
         landmarks, problems = found
         state.problems += problems
+        for study in landmarks.keys() - state.studies if state.studies else ():
+            message, way_out = f"study {shown(study, 80)} is in no table of studies", "add its row or remove this one"
+            state.add("landmarks of an unknown study", csv.name, None, message, way_out)
         for study, name, point in ((study, *each) for study, own in landmarks.items() for each in own.items()):
             if (shape := state.shapes.get(study)) and (message := off_film(point[None], shape)):
                 message = f"{name} of study {shown(study, 80)}: {message}"
@@ -206,7 +210,7 @@ def check_folds(state: AuditState, csv: Path, train: Rows | None) -> None:
             patient_of |= zip(table.column(STUDY_COLUMN), table.column(PATIENT_COLUMN), strict=True)
     studies = rows.column(STUDY_COLUMN)
     state.problems += rows.problems + fold_problems(rows, [patient_of.get(study, "") for study in studies])
-    state.counts["folds"] = len(set(rows.column(FOLD_COLUMN)))
+    state.counts["folds"] = len({fold_number(cell) for cell in rows.column(FOLD_COLUMN)} - {None})
     if state.counts["folds"] == 1:
         message = "all its studies are in one fold, so that nothing can be held out"
         state.add("one fold alone", csv.name, None, message, "draw two or more with `cxrlines folds`")

@@ -1,8 +1,8 @@
 """Label tables: RANZCR CLiP's layout (which the phantom writes too), or a plain folder of films.
 
 A row that contradicts itself or cannot be read is left out and counted once, under its first reason; nothing is
-guessed. Of a study in two rows the first one stays. Two ETT states at once stay in, as the label table is the ground
-truth until a person corrects it; the audit reports them.
+guessed. Of a study in two usable rows the first one stays. Two ETT states at once stay in, as the label table is the
+ground truth until a person corrects it; the audit reports them.
 """
 
 import json
@@ -173,7 +173,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[Studies, lis
         elif doubt := study_doubts[place]:
             message, way_out = DOUBTS[doubt]
             found.append((doubt, f"{STUDY_COLUMN} {shown(study, 80)} {message}", way_out))
-        elif first.setdefault(study, line) != line:
+        elif study in first:
             message = f"study {shown(study, 80)} is already in line {first[study]}"
             found.append((REPEATED, message, "keep one row a study"))
         if not patient:
@@ -186,8 +186,6 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[Studies, lis
             cell = rows.fields[place][rows.columns.index(present[column])]
             found.append((BAD_LABEL, f"{present[column]} is {shown(cell)}", "a label is 0 or 1, or -1 where unknown"))
         problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]
-        if not found:
-            good.append(place)
     every = np.full((len(good), len(LABELS)), UNKNOWN, np.int8)
     every[:, [LABEL_INDEX[label] for label in present]] = labels[good]
     table = Studies([studies[i] for i in good], [patients[i] for i in good], every if labelled else None)
@@ -235,6 +233,9 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder[Studies]:
         points, bad = read_landmarks(root / LANDMARK_TABLE, split)
         landmarks = {study: own for study, own in points.items() if study in known}
         left_out.update(rows_left_out(bad))
+        strange, other = points.keys() - known, root / ("test" if labelled else "train")
+        strange -= find_films(other, strange).keys() if strange and other.is_dir() else set()  # a table may be of both
+        left_out["landmarks of a study left out or unknown"] += len(strange)
     return DataFolder(root.resolve(), studies, lines, dict(+left_out), _read_meta(root / META_FILE), landmarks)
 
 
@@ -242,10 +243,14 @@ def _with_truth(studies: Studies, csv: Path) -> tuple[Studies, list[Problem]]:
     """Test studies with patient and labels where the truth table has them; without one, each its own patient."""
     if not csv.is_file():
         return studies, []
-    truth, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
+    rows = read_rows(csv, TRUTH_COLUMNS)
+    truth, problems = usable_rows(rows)
     assert truth.labels is not None
     row = {study: place for place, study in enumerate(truth.ids)}
-    patient = dict(zip(truth.ids, truth.patients, strict=True))
+    named = (STUDY_COLUMN, PATIENT_COLUMN)  # a patient is known from a row whose labels cannot be read, too
+    cells = list(zip(*map(rows.column, named), strict=True))
+    people, _ = usable_rows(replace(rows, columns=list(named), fields=cells))
+    patient = {study: own for table in (people, truth) for study, own in zip(table.ids, table.patients, strict=True)}
     places = np.array([row.get(study, -1) for study in studies.ids], int)
     labels = np.full((len(studies), len(LABELS)), np.nan)
     labels[places >= 0] = truth.labels[places[places >= 0]]
@@ -258,7 +263,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TableError(
             f"{path}: is not readable as JSON ({type(error).__name__})", "correct it or remove it"
         ) from None

@@ -27,12 +27,13 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import BALANCES, SITES, make_scene
 from cxrlines.task import LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
-VERSION = 3  # of the generator: goes up whenever the same parameters give other films
+VERSION = 4  # of the generator: goes up whenever the same parameters give other films
 JPEG_QUALITY = 92
 _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _TRAIN, _TEST = 0, 1
 _SPLITS = ("train", "test")
 _PARAMETERS = "phantom.json"
+_NOTE = "parameters.json"  # of a set that is being made
 _FILMS, _FILMS_SPREAD = 5, 0.9  # a patient's films in the real set: median, standard deviation of the logarithm
 
 Item = TypeVar("Item")
@@ -134,8 +135,8 @@ def write_phantom(
         Error: A parameter is out of range.
         OutputError: `out` holds something else.
     """
-    test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
-    parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]
+    test = max(1, studies // 8) if test is None else test
+    parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))
     return write_set(out, parameters, partial(plan_studies, parameters), partial(make_study, parameters), workers)
 
 
@@ -154,7 +155,7 @@ def write_set(
     """
     if workers is not None:
         check_integer("workers", workers, 1, 1024)
-    out, wanted = Path(out), asdict(parameters)
+    out, wanted = Path(out), json.loads(json.dumps(asdict(parameters), default=int))  # NumPy's numbers as Python's
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _finished(out, wanted)
     aside = _partial_folder(out, wanted)
@@ -168,6 +169,7 @@ def write_set(
     write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
     if out.is_dir():
         out.rmdir()
+    (aside / _NOTE).unlink()  # last: without it the films would be made anew
     aside.rename(out)
     return summary
 
@@ -176,9 +178,11 @@ def _finished(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The summary of a finished data set with the wanted parameters; `OutputError` if `out` holds something else."""
     other = "name another folder, or remove this one"
     try:
-        found: dict[str, Any] = json.loads((out / _PARAMETERS).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise OutputError(f"{out}: exists and is no phantom data set", other) from None
+        found: Any = json.loads((out / _PARAMETERS).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise OutputError(f"{out}: exists and is no phantom data set", other)
     if differ := [f"{k} {found.get(k)!r} not {v!r}" for k, v in wanted.items() if found.get(k) != v]:
         raise OutputError(f"{out}: holds another phantom data set ({', '.join(differ)})", other)
     return found
@@ -187,7 +191,7 @@ def _finished(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 def _partial_folder(out: Path, wanted: dict[str, Any]) -> Path:
     """The folder in which the data set grows: a matching one of an interrupted call, or a new one."""
     aside = out.parent / f".{out.name}.partial"
-    note, text = aside / "parameters.json", json.dumps(wanted)
+    note, text = aside / _NOTE, json.dumps(wanted)
     if aside.exists() and not (note.is_file() and note.read_text("utf-8") == text):
         shutil.rmtree(aside)
     for split in _SPLITS:
@@ -250,15 +254,16 @@ def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY
 def annotated_points(path: Points, shape: tuple[int, int]) -> list[list[int]]:
     """A path (n, 2) px as a person annotates it on a film of `shape` (height, width).
 
-    In whole px, about one point a cm and the tip. A path may leave the film and come back at its edge: of those on the
-    film its longest stretch.
+    In whole px, about one point a cm. A path may leave the film and come back: of its stretches on the film the one
+    that ends at the tip, if it has two points or more, else the longest. None where no point is on the film.
     """
     height, width = shape
     points = np.round(path[::-1][::3][::-1]).astype(int)
     inside = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)
     stretches = np.split(np.arange(len(points)), np.flatnonzero(np.diff(inside.astype(int))) + 1)
-    longest = max((stretch for stretch in stretches if inside[stretch[0]]), key=len)
-    return points[longest].tolist()
+    if inside[-1] and len(stretches[-1]) > 1:
+        return points[stretches[-1]].tolist()
+    return points[max((stretch for stretch in stretches if inside[stretch[0]]), key=len, default=slice(0))].tolist()
 
 
 def study_uid(key: str) -> str:
@@ -298,7 +303,6 @@ def _write_tables(folder: Path, rows: list[FilmRows]) -> None:
     coordinates = [f"{name}_{axis}" for name in Landmarks._fields for axis in "xy"]
     landmarks = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
     _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *coordinates, "mm_per_px"], landmarks)
-    (folder / "parameters.json").unlink()
 
 
 def _write_annotations(path: Path, films: list[FilmRows], says_tips: bool) -> None:

@@ -13,7 +13,7 @@ from cxrlines.phantom.backdrop import Look, trachea
 from cxrlines.phantom.canvas import Field, Raster
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
 from cxrlines.phantom.distractors import draw_clutter
-from cxrlines.phantom.scene import Line, Scene, place_all, random_state
+from cxrlines.phantom.scene import BEFORE_TIP, Line, Scene, place_all, random_state
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
 
@@ -34,7 +34,8 @@ _SCATTER = (0.42, 0.9)  # share of contrast lost where it is densest
 
 
 def airway_of(film: Film, lines: tuple[MarkedLine, ...], carina: Points, px_per_cm: float) -> Points:
-    """The axis of the trachea, (n, 2) cm around the carina, down to it: along a tube that lies in it, or looked for."""
+    """The axis of the trachea, (n, 2) cm around the carina in the film's axes, down to it: along a tube that lies in
+    it, or looked for."""
     for line in lines:
         above = (line.path - carina) / px_per_cm
         above = above[above[:, 1] < 0]
@@ -49,7 +50,7 @@ def draw_scene(
     """The scene with devices to draw in, in states drawn evenly: none that is there already but more catheters.
 
     A film with a tracheal tube or a tracheostomy gets no tracheal tube. Tubes in the airway follow `airway`
-    (`backdrop.trachea`), those beside it partly. A device whose tip would lie where the film was not exposed
+    (`airway_of`), those beside it partly. A device whose end would lie where the film was not exposed
     (`seen`, (h, w)) is left away. Films are taken to be upright.
     """
     there = Counter(line.device for line in marked)
@@ -62,7 +63,8 @@ def draw_scene(
     for _ in range(max(0, int(rng.choice(4, p=_CVC_COUNTS)) - there[Device.CVC])):
         targets.append((Device.CVC, random_state(Device.CVC, rng)))
     lines = place_all(targets, "ab"[int(rng.integers(2))], scene, rng)
-    moved = [_along(line, airway, scene) for line in lines]
+    upright = airway @ scene.view.matrix.T / scene.view.px_per_cm  # in the patient's axes, as placed paths are
+    moved = [_along(line, upright, scene) for line in lines]
     return replace(scene, lines=tuple(line for line in moved if _in_exposed(line, seen)))
 
 
@@ -91,9 +93,10 @@ def _stiff(path: Points) -> Points:
 
 
 def _in_exposed(line: Line, seen: Mask) -> bool:
-    """Whether enough of a line is on the exposed part of the film, its tip too if that is on the film."""
+    """Whether enough of a line is on the exposed part of the film, its end too if the tip is on the film."""
     inside = _at(seen, line.path)
-    return bool(inside.sum() > _LEAST_SEEN and (inside[-1] or not on_film(line.path[-1], seen.shape)))
+    ends = inside[-BEFORE_TIP:].all() or not on_film(line.path[-1], seen.shape)
+    return bool(ends and inside.sum() > _LEAST_SEEN)
 
 
 def from_exposed(path: Points, seen: Mask) -> Points:
@@ -108,11 +111,14 @@ def _at(seen: Mask, path: Points) -> Mask:
     return inside & seen[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
 
 
-def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.Generator) -> Film:
+def expose(
+    film: Film, marked: tuple[MarkedLine, ...], seen: Mask, scene: Scene, clutter: float, rng: np.random.Generator
+) -> Film:
     """The film as if devices and distractors had lain in the beam too: their attenuation adds to what is there.
 
     Grey is taken as affine in attenuation, with a slope from the film's own contrast (`Look`), less where the film is
-    dense and scatter prevails, bending softly into its white; what is added is blurred as the film is.
+    dense and scatter prevails, bending softly into its white; what is added is blurred as the film is. `marked` are the
+    lines that are on the film already.
     """
     if not scene.lines and not clutter:
         return film
@@ -122,7 +128,8 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
     )
     if clutter:
         grid = Raster(scene.view, FINE, scene.anatomy.scale, exact=True)
-        intubated = any(line.placed.device is Device.ETT for line in scene.lines)
+        there = {line.placed.device for line in scene.lines} | {line.device for line in marked}
+        intubated = Device.ETT in there or any(line.name == TRACHEOSTOMY for line in marked)
         things = draw_clutter(grid, scene.anatomy, clutter, rng, intubated=intubated)
         drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(_THINGS, _THINGS_STRENGTH)))
     spot = _FOCAL_SPOT * scene.view.px_per_cm * rng.uniform(*_SPOTS)

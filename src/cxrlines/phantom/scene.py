@@ -17,6 +17,7 @@ SITES = ("a", "b")
 Target = tuple[Device, State]
 AIMS = 12  # tries at a wanted state before the scene takes what it got
 VISIBLE = 3.0  # cm of a device that must be on the film
+BEFORE_TIP = 4  # last points of a path that must be on the film where its tip is: two of them are annotated
 
 _LONG_SIDE = (34.5, 41.5)  # cm on the patient of a film's longer side
 _PORTRAIT = {"a": 0.12, "b": 0.3}  # share of films, by site
@@ -121,7 +122,8 @@ def place_all(targets: list[Target], site: str, scene: Scene, rng: np.random.Gen
         for _ in range(AIMS):
             line = scene.line(place(device, state, route, scene.anatomy, lower_edge, rng))
             inside = [on_film(point, view.shape) for point in line.path]
-            if sum(inside) >= VISIBLE / STEP and (device is Device.NGT or inside[-1]):
+            ends = all(inside[-BEFORE_TIP:]) or (device is Device.NGT and not inside[-1])
+            if ends and sum(inside) >= VISIBLE / STEP:
                 best = line
                 if line.label == label_of(device, state):
                     break

@@ -372,7 +372,7 @@ class ReadyFilm:
 
 
 def _name(source: Source) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the film"
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else "the film"
 
 
 def _guarded(name: str, work: Callable[..., Out], *args: object) -> Out | FilmError | ReadingFault:

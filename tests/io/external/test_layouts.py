@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, padchest_presence, read_header, stem_of, usable
+from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, padchest_presence, read_header, usable
 from cxrlines.io.rows import TableError
 
 NIH = (
@@ -214,6 +214,13 @@ class TestNih:
             "row not readable": 1,
         }
 
+    def test_an_unusable_row_takes_no_usable_one_of_its_film_with_it(self, write):
+        rows = [nih_row(patient=""), nih_row(), nih_row(), nih_row("b.png", view="L"), nih_row("b.png")]
+        studies, left_out = read(write(NIH, *rows), "nih")
+        assert studies["study"].tolist() == ["00000001_000"]
+        # Of a film said to be lateral the first row stays too: which view is true is not guessed.
+        assert left_out == {"row of no patient": 1, "study in two rows": 2, "lateral view": 1}
+
     def test_a_quote_left_open_does_not_swallow_rows_uncounted(self, write):
         rows = [nih_row(f"{i:08}_000.png", str(i)) for i in range(20)]
         rows[5] = rows[5].replace("No Finding", '"No Finding')
@@ -357,11 +364,6 @@ class TestAnyTable:
         assert studies.columns.tolist() == ["study", "patient", "film", "view", *PRESENCE]
         assert set(studies[list(PRESENCE)].dtypes) == {np.dtype(np.float32)}
         assert all(isinstance(cell, str) for cell in studies.iloc[0, :4])
-
-    def test_names_keep_their_dots(self):
-        assert [stem_of(name) for name in ("a.b.PNG", "1.2.840.5", "x.dicom", ".png", "")] == [
-            "a.b", "1.2.840.5", "x", ".png", ""
-        ]  # fmt: skip
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00", b"\0" * 100, b'"' * 999, bytes(range(256)) * 9])
     def test_what_is_no_table(self, tmp_path, content):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.spec.recipe import MemberSpec
-from cxrlines.task import DEVICE_OF, LABELS, Device
+from cxrlines.task import DEVICE_OF, LABELS, Device, State, label_of
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
@@ -144,6 +144,7 @@ def test_places_of_tips_are_shares_of_the_film_and_the_last_points_of_lines() ->
                 DrawnLine(LABELS[9], line * 2),
                 DrawnLine(LABELS[8], line),
                 DrawnLine(LABELS[0], line, tip_seen=False),
+                DrawnLine(label_of(Device.NGT, State.INCOMPLETE), line),
             ],
             [],
         ],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxrlines.core.film import FILM_SUFFIXES
+from cxrlines.core.film import stem_of
 from cxrlines.io.rows import CHANGED_ID, GARBLED_ID, NO_PATIENT, TableError, check_columns, doubted, open_table
 from cxrlines.io.tables import NO_STUDY, REPEATED, TRAIN_TABLE
 from cxrlines.task import Device
@@ -79,13 +79,16 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> "t
     lateral = rows["side"] == "lateral"
     films = pd.Series(doubted(rows["film"].tolist()), rows.index, dtype=object)
     patients = pd.Series(doubted(rows["patient"].tolist(), patients=True), rows.index, dtype=object)
-    reasons = {
+    unreadable = {
         NO_STUDY: rows["film"] == "",
         BAD_PATH: rows["study"].isna(),
         CHANGED_ID: (films == CHANGED_ID) | (patients == CHANGED_ID),
         GARBLED_ID: (films == GARBLED_ID) | (patients == GARBLED_ID),
         NO_PATIENT: (rows["patient"] == "") | (patients == NO_PATIENT),
-        REPEATED: rows["study"].duplicated(),
+    }
+    readable = ~pd.DataFrame(unreadable).any(axis=1)
+    reasons = unreadable | {
+        REPEATED: rows["study"].where(readable).duplicated(),
         LATERAL: lateral & (not laterals),
         OTHER_VIEW: ~lateral & (rows["side"] != "frontal"),
         CHILD: rows["child"] & (not children),
@@ -115,12 +118,6 @@ def read_header(table: Path) -> tuple[int, list[str]]:
         header.pop()
     # NIH's last two names are OriginalImage[Width,Height] and OriginalImagePixelSpacing[x,y]: four columns.
     return len(header), [name.strip() for name in ",".join(header).split(",")] if header else []
-
-
-def stem_of(name: str) -> str:
-    """A file's name without the suffix of a film; ids may have dots of their own."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if stem and dot + suffix.lower() in FILM_SUFFIXES else name
 
 
 def padchest_presence(labels: str) -> tuple[float, ...]:

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrlines.core.film import FILM_SUFFIXES
-from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, stem_of, usable
+from cxrlines.core.film import FILM_SUFFIXES, stem_of
+from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, usable
 from cxrlines.io.rows import TableError
 from cxrlines.io.tables import NO_FILM, TRAIN_TABLE, read_dataset, read_labels
 from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, UNKNOWN, Device
@@ -115,7 +115,8 @@ def _find_table(root: Path) -> tuple[str, Path | None]:
     for pattern, kind in (("Data_Entry_2017*", "nih"), ("PADCHEST_chest_x_ray_images_labels_160K*", "padchest")):
         if tables := _tables(root, f"{pattern}.csv"):
             return kind, tables[-1]  # the newer version of two
-    for table in (*_tables(root, TRAIN_TABLE), *_tables(root, f"CheXpert-v1.0*/{TRAIN_TABLE}")):
+    if tables := [*_tables(root, TRAIN_TABLE), *_tables(root, f"CheXpert-v1.0*/{TRAIN_TABLE}")]:
+        table = tables[0]
         kind = _kind_of(table)
         if kind == "ranzcr" and table != root / TRAIN_TABLE:
             raise TableError(f"{table}: is in RANZCR's layout, which is read from {TRAIN_TABLE}", "unpack it to that")

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from cxrlines.core.heatmaps import DrawnLine
-from cxrlines.task import DEVICE_OF, LABELS, Device, Landmark
+from cxrlines.task import DEVICE_OF, LABELS, STATE_OF, Device, Landmark, State
 from cxrlines.training.targets.base import BatchOutputs, FilmSource, Losses, Sums, Target, TargetData
 
 if TYPE_CHECKING:
@@ -136,12 +136,11 @@ def tip_nearness(tips: "Tensor", carina: "Tensor", reach: float) -> "Tensor":
 def tip_places(lines: Sequence[Sequence[DrawnLine]], side: tuple[int, int]) -> np.ndarray:
     """The tips that are seen of the lines of n films: (n, devices, most of one device, 2) float32 [x, y].
 
-    In shares of `side`, the film's width and height in the points' px; NaN where a film has no more of a device.
+    A line whose label says that its tip is off the film has none. In shares of `side`, the film's width and height in
+    the points' px; NaN where a film has no more of a device.
     """
-    ends = [
-        [[line.points[-1] for line in film if DEVICE_OF[line.label] is device and line.tip_seen] for device in Device]
-        for film in lines
-    ]
+    seen = [[one for one in film if one.tip_seen and STATE_OF[one.label] is not State.INCOMPLETE] for film in lines]
+    ends = [[[one.points[-1] for one in film if DEVICE_OF[one.label] is device] for device in Device] for film in seen]
     most = max((len(one) for film in ends for one in film), default=0)
     tips = np.full((len(lines), len(Device), max(1, most), 2), np.nan, np.float32)
     for row, film in zip(tips, ends, strict=True):
