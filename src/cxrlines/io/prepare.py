@@ -14,7 +14,7 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.transform import Affine, Size, height_width
 
-PREPARATION = 4
+PREPARATION = 5
 """Raised when the same file comes out as other pixels than before (decoding, assessing, resizing): stores are then
 built again, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned. 2: a
 border of a TIFF with white at zero could stay white, a PNG's transparent colour was shown, a side view named by code
