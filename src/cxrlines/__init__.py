@@ -6,6 +6,7 @@ reader = cxrlines.load_reader()
 findings = reader.read("film.dcm")
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from cxrlines.core.errors import Error, ReadingFault
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Error", "FilmError", "Findings", "Reader", "ReadingFault", "load_reader"]
+
+# ONNX Runtime and Hugging Face's client report their use to their makers, unless these are set when they are imported.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
 
 
 def __getattr__(name: str) -> Any:

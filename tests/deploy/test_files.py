@@ -104,6 +104,12 @@ def test_units_write_in_their_own_folder_alone(path):
     assert places and all(place.startswith(f"/var/lib/{service['StateDirectory']}/") for place in places)
 
 
+def test_onnx_runtime_reports_nothing_to_its_maker():
+    (image,) = re.findall(r"^ENV (.*)$", (DEPLOY / "Dockerfile").read_text("utf-8"), re.M)
+    for place in (image, *(unit(path)["Environment"] for path in UNITS)):
+        assert "ORT_DISABLE_TELEMETRY=1" in place.split()
+
+
 def test_the_image_is_light_and_runs_as_nobody_special():
     text = (DEPLOY / "Dockerfile").read_text("utf-8")
     installs = [words for words in dockerfile("RUN") if "install" in words]

@@ -167,6 +167,22 @@ def test_figures_of_thresholds_are_of_folds_they_were_not_chosen_on():
     assert got.probability == pytest.approx(p[[28, 30], 0].mean())
 
 
+def test_a_fold_for_which_the_others_give_no_threshold_is_left_out_of_the_rates():
+    """Both positive films of a rare label lie in fold 0: nothing can be chosen for it."""
+    folds = patients = np.arange(40)
+    folds = folds % 2
+    p, truth = np.full((40, N), 0.2), np.zeros((40, N), int)
+    p[[36, 38], 0], p[[37, 39], 0] = 0.5, 0.6
+    truth[[36, 38], 0] = 1
+    reached, missed = fit_thresholds(
+        p, truth, folds, patients, Calibration({}), [("sensitivity", 1.0), ("precision", 0.9)]
+    )[LABELS[0]]
+    assert reached.probability is not None and missed.probability is None
+    assert reached.sensitivity is None, "no positive film of fold 1"
+    assert reached.specificity == 18 / 20 and reached.precision == 0, "films 37 and 39 of fold 1 are called, wrongly"
+    assert (missed.sensitivity, missed.specificity, missed.precision) == (None, None, None)
+
+
 def test_what_cannot_be_reached_is_none():
     p, truth, folds, patients = spoilt(200)
     truth[:, 0] = 0
@@ -176,6 +192,8 @@ def test_what_cannot_be_reached_is_none():
     got = fit_thresholds(p, truth, folds, patients, found)
     assert {(t.probability, t.sensitivity, t.precision, t.positives) for t in got[LABELS[0]]} == {(None, None, None, 0)}
     assert [t.probability is None for t in got[LABELS[1]]] == [False, False, True, True]
+    unreachable = [t for each in got.values() for t in each if t.probability is None]
+    assert {(t.sensitivity, t.specificity, t.precision) for t in unreachable} == {(None, None, None)}
     alone = fit_thresholds(p, truth, np.zeros(200), patients, found)[LABELS[5]]
     assert all(t.probability is not None and t.sensitivity is t.specificity is t.precision is None for t in alone)
 

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,12 @@ def read():
 """,
     "reading/show.py": "def one(step): pass",
 }
+
+
+def test_the_packages_are_the_rows_of_the_table():
+    page = (Path(__file__).parents[2] / "docs/architecture.md").read_text("utf-8")
+    table = page.split("## Who may import whom")[1].split("\n## ")[0]
+    assert list(walks.PACKAGES) == re.findall(r"^\| `(\w+)` \|", table, re.M)
 
 
 @pytest.fixture

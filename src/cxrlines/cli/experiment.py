@@ -25,10 +25,10 @@ def experiment_claims(
     from cxrlines.lab.experiments.claims import run_claims
     from cxrlines.lab.experiments.comparisons import CLAIMS, table_of
 
-    chosen = numbers("--claims", claims) or CLAIMS
+    chosen = CLAIMS if claims is None else numbers("--claims", claims)
     check_outputs(folders={"--out": out})
     with resumable():
-        rows = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
+        rows = run_claims(out, seeds=numbers("--seeds", seeds), claims=chosen, workers=workers, say=say)
     typer.echo(f"{table_of(rows)}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
@@ -46,7 +46,7 @@ def experiment_distillation(
 
     check_outputs(folders={"--out": out})
     with resumable():
-        rows = run_distillation(out, seeds=numbers("--seeds", seeds) or (), workers=workers, say=say)
+        rows = run_distillation(out, seeds=numbers("--seeds", seeds), workers=workers, say=say)
     typer.echo(f"{table_of(rows)}\n{out / 'distillation.md'}\n{out / 'distillation.json'}")
 
 
@@ -77,7 +77,7 @@ def experiment_recommended(
     from cxrlines.lab.experiments.margin import run_margins
 
     check_outputs(folders={"--out": out})
-    chosen = numbers("--seeds", seeds) or (0,)
+    chosen = numbers("--seeds", seeds)
     with resumable():
         text = run_margins(out, seeds=chosen, own=films, test=test, workers=workers, say=say)
     typer.echo(f"{text}\n{out / 'margin.md'}")

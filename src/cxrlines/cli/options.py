@@ -21,10 +21,8 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Parallel processes; de
 BundleFolder = Annotated[Path | None, typer.Option(help="Bundle folder; default: the embedded reader.")]
 
 
-def numbers(flag: str, text: str | None) -> list[int] | None:
-    """`0,1` as whole numbers; None as it is. `Error` names the flag."""
-    if text is None:
-        return None
+def numbers(flag: str, text: str) -> list[int]:
+    """`0,1` as whole numbers. `Error` names the flag."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,9 @@ from cxrlines.core.text import plural
 
 if TYPE_CHECKING:
     from cxrlines.reading.batch import Predictions
+    from cxrlines.reading.bundle import Bundle
     from cxrlines.reading.results.dicom.film_identifiers import Identifiers
+    from cxrlines.reading.sources import Found
 
 app = typer.Typer()
 
@@ -96,11 +98,8 @@ def predict(
     Ctrl-C keeps what is read, and --resume continues from there.
     """
     from cxrlines.core.pool import keep_buffers
-    from cxrlines.reading.batch import Stopped
-    from cxrlines.reading.batch import predict as read
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.results import prediction_files as files
-    from cxrlines.reading.results.operating_points import operating_points_of
     from cxrlines.reading.sources import find_films
 
     as_json, form = _form(form, out, as_json)
@@ -110,15 +109,13 @@ def predict(
         raise Error("--resume: goes on with what is beside the table of --out", "name that table by --out")
     identifiers = _identifiers(dicom, patient_id, study_uid, studies, on)
     keep_buffers()
-    bundle = bundle or EMBEDDED
     found = find_films([*(films or []), *([EXAMPLE] if example else [])])
     files.check_places(found, out, as_json=as_json, draw=draw, dicom=dicom)
     if patient_id is not None:
         from cxrlines.reading.results.dicom.result_files import check_one_unnamed
 
         check_one_unnamed(film for film, _ in found.films)
-    loaded = load_bundle(bundle)
-    count, stopped = len(found.films), False
+    loaded = load_bundle(bundle or EMBEDDED)
     options: dict[str, Any] = {
         "batch_size": batch,
         "tta": None if tta is None else [view.value for view in tta if view is not View.plain],
@@ -126,18 +123,10 @@ def predict(
         "journal": beside(out, files.JOURNAL) if out else None,
         "resume": resume,
     }
-    undrawn = []
+    count = len(found.films)
+    failed: list[tuple[str, str]] = []
     with signals(signal.default_int_handler, signal.SIGTERM):
-        try:
-            with counted() as progress:
-                if on:
-                    from cxrlines.cluster.bulk_reading import predict_on_ray
-
-                    result = predict_on_ray(found, bundle, on, progress=progress, **options)
-                else:
-                    result = read(found, loaded, progress=progress, **options)
-        except Stopped as stop:
-            result, stopped = stop.predictions, True
+        result, stopped = _read(found, loaded, on, options)
         if result.resumed:
             say(f"{result.resumed} of {count} films were read before, and are not read again")
         with closing(result.journal) as journal:
@@ -152,51 +141,18 @@ def predict(
             else:
                 for text in _printed(result, form):
                     typer.echo(text, nl=False)
-            writers = [files.drawings(result, draw, operating_points_of(loaded))] if draw else []
-            if dicom:
-                from cxrlines.reading.engines.choice import engine_name
-                from cxrlines.reading.results.dicom import result_files
-                from cxrlines.reading.results.dicom.read_by import ReadBy
-
-                read_by = ReadBy.of(loaded, engine_name(loaded), result.tta)
-                writers.append(result_files.dicom_objects(result, dicom, read_by, identifiers))
-            if writers and not stopped:
-                try:
-                    with counted("writing results") as progress:
-                        undrawn = files.write_each(result, writers, progress)
-                    if dicom:
-                        undrawn += result_files.write_reports_of_unread(result, dicom, read_by)
-                except KeyboardInterrupt:
-                    stopped = True
-                for writer in writers:
-                    if writer.folder.is_dir():  # else nothing was written
-                        typer.echo(writer.folder, err=out is None)  # findings that are printed stay JSON
+            if (draw or dicom) and not stopped:
+                # Without OUT stdout has the findings alone, so that JSON stays JSON.
+                failed, stopped = _write_results(result, loaded, draw, dicom, identifiers, to_stderr=out is None)
             if not stopped:
                 journal.remove()
-    say(result.notice)
-    if result.skipped:
-        each = ", ".join(f"{what} ({number})" for what, number in result.skipped.items())
-        say(f"passed over in the folders: {each}")
-    if result.same_study:
-        say(f"{result.same_study} films share their StudyInstanceUID with another and are called by their files' names")
-    if result.renamed:
-        say(f"{result.renamed} films share their name with another and are called by their relative path")
-    for film, reason in [*result.errors, *undrawn]:
-        say(f"{readable(film)}: {readable(reason)}")
-    if os.environ.get(DEBUG):
-        for _, fault in result.faults:
-            say("".join(traceback.format_exception(fault)).rstrip())
-    if result.faults:
-        say(
-            f"{plural(len(result.faults), 'film was', 'films were')} not read by a fault of cxrlines; please report it "
-            "with what the same command prints after `cxrlines --debug`"
-        )
+    _say_remarks(result, failed)
     if stopped:
         kept = "is written" if out else "is printed"
         goes_on = "; the same command with --resume goes on from there" if out else ""
         say(f"stopped: what was found on {count - len(result.unread)} of {count} films {kept}{goes_on}")
         raise typer.Exit(STOPPED)
-    raise typer.Exit(FAULT if result.faults else ERROR if result.errors or undrawn else 0)
+    raise typer.Exit(FAULT if result.faults else ERROR if result.errors or failed else 0)
 
 
 def _identifiers(
@@ -233,6 +189,22 @@ def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, For
     return as_json or form is Form.json, form or (Form.json if as_json else Form.text)
 
 
+def _read(found: "Found", bundle: "Bundle", on: str | None, options: dict[str, Any]) -> tuple["Predictions", bool]:
+    """What is read of the films, here or by a cluster, and whether it was stopped before it had them all."""
+    from cxrlines.reading.batch import Stopped
+    from cxrlines.reading.batch import predict as read
+
+    try:
+        with counted() as progress:
+            if on:
+                from cxrlines.cluster.bulk_reading import predict_on_ray
+
+                return predict_on_ray(found, bundle.folder, on, progress=progress, **options), False
+            return read(found, bundle, progress=progress, **options), False
+    except Stopped as stop:
+        return stop.predictions, True
+
+
 def _printed(result: "Predictions", form: Form) -> Iterator[str]:
     from cxrlines.reading.results import prediction_files as files
 
@@ -251,6 +223,66 @@ def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
             error.what,
             f"what was found is in {result.journal.path}: free space, and give the same command with --resume",
         ) from error
+
+
+def _write_results(
+    result: "Predictions",
+    bundle: "Bundle",
+    draw: Path | None,
+    dicom: Path | None,
+    identifiers: Callable[[str], "Identifiers | None"],
+    *,
+    to_stderr: bool,
+) -> tuple[list[tuple[str, str]], bool]:
+    """Write drawings and DICOM objects, and name their folders: on stderr if `to_stderr`.
+
+    Returns (file, what is wrong) of films that could not be written, and whether it was stopped before it had them all.
+    """
+    from cxrlines.reading.results import prediction_files as files
+    from cxrlines.reading.results.operating_points import operating_points_of
+
+    failed, stopped = [], False
+    writers = [files.drawings(result, draw, operating_points_of(bundle))] if draw else []
+    if dicom:
+        from cxrlines.reading.engines.choice import engine_name
+        from cxrlines.reading.results.dicom import result_files
+        from cxrlines.reading.results.dicom.read_by import ReadBy
+
+        read_by = ReadBy.of(bundle, engine_name(bundle), result.tta)
+        writers.append(result_files.dicom_objects(result, dicom, read_by, identifiers))
+    try:
+        with counted("writing results") as progress:
+            failed = files.write_each(result, writers, progress)
+        if dicom:
+            failed += result_files.write_reports_of_unread(result, dicom, read_by)
+    except KeyboardInterrupt:
+        stopped = True
+    for writer in writers:
+        if writer.folder.is_dir():  # else nothing was written
+            typer.echo(writer.folder, err=to_stderr)
+    return failed, stopped
+
+
+def _say_remarks(result: "Predictions", failed: Sequence[tuple[str, str]]) -> None:
+    """Print on stderr what was passed over or renamed, and each film that was not read or whose results `failed`."""
+    say(result.notice)
+    if result.skipped:
+        each = ", ".join(f"{what} ({number})" for what, number in result.skipped.items())
+        say(f"passed over in the folders: {each}")
+    if result.same_study:
+        say(f"{result.same_study} films share their StudyInstanceUID with another and are called by their files' names")
+    if result.renamed:
+        say(f"{result.renamed} films share their name with another and are called by their relative path")
+    for film, reason in [*result.errors, *failed]:
+        say(f"{readable(film)}: {readable(reason)}")
+    if os.environ.get(DEBUG):
+        for _, fault in result.faults:
+            say("".join(traceback.format_exception(fault)).rstrip())
+    if result.faults:
+        say(
+            f"{plural(len(result.faults), 'film was', 'films were')} not read by a fault of cxrlines; please report it "
+            "with what the same command prints after `cxrlines --debug`"
+        )
 
 
 @app.command(epilog="Example: cxrlines schema > findings.schema.json")

@@ -37,8 +37,18 @@ def serve(
     """
     from cxrlines.web.serve_settings import load_settings
 
-    given = {name: value for name, value in locals().items() if name not in ("config", "load_settings")}
-    settings = load_settings(config, given)
+    flags = {
+        "port": port,
+        "host": host,
+        "project": project,
+        "index": index,
+        "bundle": bundle,
+        "processes": processes,
+        "token_file": token_file,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
+    settings = load_settings(config, flags)
     from cxrlines.web.server import serve as run
 
     run(settings, lambda address: say(f"cxrlines serves at {address} (Ctrl-C ends it)"))

@@ -81,7 +81,7 @@ def train(
     plain = settings or []
     sets = _folders(external, tuple(load_recipe(recipe, plain).external) if external else ())
     chosen = load_recipe(recipe, [*plain, *sets], say)
-    wanted = numbers("--folds", folds)
+    wanted = None if folds is None else numbers("--folds", folds)
     check_outputs(folders={"--out": out}, inputs=[data])
     if dry_run:
         from cxrlines.lab.price.dry_run import dry_run as show_plan

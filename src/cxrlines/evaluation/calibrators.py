@@ -47,8 +47,8 @@ BeforeAfter = dict[str, dict[str, dict[str, float | None]]]
 class Threshold:
     """Where to call a label so that a wanted sensitivity or precision is reached.
 
-    The rates are cross-fitted, each fold called at the threshold of the others: None where there is one fold only, or
-    nothing to divide by.
+    The rates are cross-fitted, each fold called at the threshold of the others; a fold for which the others give none
+    is left out. They are None where there is one fold only, no threshold, or nothing to divide by.
     """
 
     wanted: Wanted
@@ -176,18 +176,21 @@ def fit_thresholds(
                 row = np.zeros(len(LABELS))
                 row[k] = at
                 at = float(calibration.apply(row)[k])
-            called = np.zeros(len(score), bool)
-            for inside, others in parts:
+            called, judged = np.zeros((2, len(score)), bool)
+            for inside, others in parts if at is not None else ():
                 near = _pick(score[others[known]], positive[others[known]], what, at_least)
-                called[inside[known]] = False if near is None else score[inside[known]] >= near
-
-            def share(of: np.ndarray, among: np.ndarray) -> float | None:
-                return float((of & among).sum() / among.sum()) if parts and among.any() else None
-
-            rates = share(called, positive), share(~called, ~positive), share(positive, called)
+                if near is not None:
+                    judged |= inside[known]
+                    called[inside[known]] = score[inside[known]] >= near
+            sensitivity, specificity = _share(called, positive & judged), _share(~called, ~positive & judged)
+            rates = sensitivity, specificity, _share(positive, called)
             each.append(Threshold(what, at_least, at, *rates, int(positive.sum())))
         found[label] = tuple(each)
     return found
+
+
+def _share(of: np.ndarray, among: np.ndarray) -> float | None:
+    return float((of & among).sum() / among.sum()) if among.any() else None
 
 
 def _pick(score: np.ndarray, positive: np.ndarray, what: Wanted, at_least: float) -> float | None:

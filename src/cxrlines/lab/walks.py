@@ -32,7 +32,7 @@ import cxrlines
 
 PACKAGES = (
     *("task", "core", "io", "metrics", "phantom", "augment", "models", "reading"),
-    *("tracking", "training", "evaluation", "recipe", "cluster", "lab", "cli"),
+    *("tracking", "training", "evaluation", "recipe", "cluster", "corrections", "pacs", "web", "lab", "cli"),
 )
 """The rows of the table in docs/architecture.md, from the bottom up."""
 KNOWN = {"task.py"} | {

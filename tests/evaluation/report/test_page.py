@@ -143,6 +143,13 @@ def test_a_label_of_unknown_truth_is_undefined_on_the_page_and_no_mistake(report
     assert f"False negative: {LABELS[0]}" not in text and f"False positive: {LABELS[0]}" not in text
 
 
+def test_a_page_of_films_none_of_whose_labels_is_known(report, tmp_path):
+    main = replace(report.main, truth=report.main.truth.assign(**dict.fromkeys(LABELS, UNKNOWN)))
+    metrics = write_report(replace(report, main=main), tmp_path / "report.html", resamples=5)
+    assert metrics["ece"] is metrics["brier"] is metrics["ensemble"]["macro_auc"] is None
+    assert "ensemble – – – –" in Page((tmp_path / "report.html").read_text()).text, "no AUC, interval, ECE, Brier score"
+
+
 def test_same_report_same_bytes(report, tmp_path):
     for name in ("a.html", "b.html"):
         write_report(report, tmp_path / name, resamples=5)

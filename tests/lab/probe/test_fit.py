@@ -10,9 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from cxrlines.cli import app
+from cxrlines.cli.options import ERROR
 from cxrlines.core.notes import Code
 from cxrlines.core.quality import OTHER, POSES
-from cxrlines.lab.probe.fit import assessment_counts, fit_quality, run_quality
+from cxrlines.lab.probe.fit import _read_patients, assessment_counts, fit_quality, run_quality
 from cxrlines.lab.probe.not_films import SIDE
 from cxrlines.models.orientation import OrientationNet
 from cxrlines.models.weights import load_weights
@@ -120,6 +121,27 @@ def test_folders_and_tables_that_do_not_fit_are_named(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: no film in it can be read"):
         run_quality([folder / "empty"], folder / "out.safetensors")
-    (folder / "other.csv").write_text("image_id,person\na,b\n")
-    with pytest.raises(ValueError, match=r"other\.csv: has no column patient_id or PatientID, only image_id, person"):
-        run_quality([folder / "films"], folder / "out.safetensors", patients=folder / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("image_id,person\na,b\n", "lacks the column 'patient_id'"),
+        ("image_id;patient_id\na;b\n", "separated by semicolons"),
+        ("image_id,patient_id\nf0,p0\nf1,p0,AP\n", "other.csv:3: the row has 3 cells, the header 2"),
+    ],
+)
+def test_a_table_of_patients_that_cannot_be_used_is_named(folder: Path, text: str, said: str) -> None:
+    """A row that is left out would be learned from, and its patient may be measured on."""
+    table = folder / "other.csv"
+    table.write_text(text)
+    words = ["quality", str(folder / "films"), "--out", str(folder / "out.safetensors"), "--patients", str(table)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == ERROR and said in result.stderr, result.output
+
+
+@pytest.mark.parametrize("column", ["patient_id", "PatientID"])
+def test_patients_are_those_of_either_column(folder: Path, column: str) -> None:
+    (folder / "other.csv").write_text(f"film,view,{column}\nf0,AP,007\nf1,PA,NA\n")
+    assert _read_patients(folder / "other.csv") == {"f0": "007", "f1": "NA"}

@@ -25,12 +25,12 @@ from cxrlines.recipe.run.execute import RunError, do_plan, workers_for
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run, StepId
 from cxrlines.recipe.run.pipeline import plan_of, prepare, train
-from cxrlines.recipe.run.report import write_run_report
+from cxrlines.recipe.run.report import OUT_OF_FOLD, write_run_report
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.task import LABELS, STUDY_COLUMN
-from cxrlines.training.lineage import LeakError, read_lineage
+from cxrlines.task import LABELS, STUDY_COLUMN, UNKNOWN
+from cxrlines.training.lineage import Ancestry, LeakError, read_lineage
 
 LAST = ("staged/fold0/finetune", "staged/fold1/finetune", "plain/fold0/only", "plain/fold1/only")
 
@@ -92,6 +92,18 @@ def test_metrics_have_the_promised_shape(run):
     assert set(metrics["ensemble"]) >= {"macro_auc", "ci95"}
     assert set(metrics["labels"]) == set(LABELS)
     assert (run.root / "report.html").stat().st_size > 10_000
+
+
+def test_test_films_of_unknown_labels_are_predicted_and_not_scored(run, tmp_path):
+    root = shutil.copytree(run.root, tmp_path / "run")
+    shutil.rmtree(root / "predictions")
+    unknown = run.test.studies.assign(**dict.fromkeys(LABELS, UNKNOWN))
+    again = replace(run, root=root, test=replace(run.test, studies=unknown))
+    write_run_report(again, plan_of(again, None), "test")
+    assert len(read_predictions(root / "predictions/test/ensemble.csv")) == len(unknown)
+    metrics = json.loads((root / "metrics.json").read_text())
+    assert metrics["scope"] == OUT_OF_FOLD[Ancestry.CLEAN] and "out_of_fold" not in metrics
+    assert metrics["ensemble"]["macro_auc"] is not None
 
 
 def test_again_does_nothing(run, phantom):

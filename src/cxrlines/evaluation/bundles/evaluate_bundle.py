@@ -14,7 +14,7 @@ from cxrlines.core.findings import Findings, Keypoint
 from cxrlines.core.quality import Quality
 from cxrlines.core.text import plural
 from cxrlines.evaluation.bundles.limit_counts import limit_counts
-from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
+from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms
 from cxrlines.evaluation.bundles.withheld_lines import mean_along, withheld_lines
 from cxrlines.io.films import read_film
 from cxrlines.io.patients import sets_shared_with
@@ -114,61 +114,7 @@ def evaluate_bundle(
         EvaluationError: the bundle does not say which patients it was trained on, nobody says whose films are (nor
             `report_seen`), or no film is left.
     """
-    seen = training_patients(bundle)
-    left_out, remarks = Counter(reference.left_out), list(reference.remarks)
-    films = reference.films
-    if seen is None:
-        if not report_seen:
-            raise EvaluationError(
-                f"{bundle.folder}: does not list the patients that its models were trained on, so that their films "
-                "cannot be left out",
-                "export it again from its run (`cxrlines bundle RUN --out BUNDLE`), or evaluate all films with --seen "
-                "report, which the figures then say",
-            )
-        remarks.append("The bundle does not list its training patients: these films may be of them.")
-    else:
-        own = [any(is_training_patient(name, seen) for name in (film.patient, *film.aliases)) for film in films]
-        unnamed = sum(not (film.named or is_seen) for film, is_seen in zip(films, own, strict=True)) if seen else 0
-        if unnamed and not report_seen:
-            raise EvaluationError(
-                f"{unnamed} of {plural(len(films), 'film')}: neither an index.csv beside them nor a DICOM header names "
-                f"their patients, whom the models of {bundle.folder} may have been trained on",
-                "name them in an index.csv of file and patient_id, or evaluate all films with --seen report, which the "
-                "figures then say",
-            )
-        if unnamed:
-            remarks.append(
-                f"The patients of {plural(unnamed, 'film')} are not named: they may be training patients, too."
-            )
-        if report_seen:
-            verb = "is" if sum(own) == 1 else "are"
-            remarks.append(
-                f"{sum(own)} of these {plural(len(films), 'film')} {verb} {SEEN_PATIENT}: the figures flatter."
-            )
-        else:
-            films = [film for film, is_seen in zip(films, own, strict=True) if not is_seen]
-            left_out += Counter({SEEN_PATIENT: sum(own)})
-            if not films:
-                raise EvaluationError(
-                    f"all {len(own)} films are {SEEN_PATIENT} ({', '.join(_models(bundle))})",
-                    "give films of other patients, evaluate the models of one fold with --fold, or these with "
-                    "--seen report",
-                )
-    if seen and has_other_sites(seen):
-        remarks.append("Some of its training patients are kept under another site's key: these films may be of them.")
-    if seen and (sets := sets_shared_with(seen)):
-        remarks.append(
-            f"Some patients of {', '.join(sets)} may be among its training patients under other identifiers: "
-            "figures on such films may be too good."
-        )
-    for field, words in (
-        ("ancestry_unknown", "unknown ancestry"),
-        ("ancestry_trusted", "ancestry trusted, not checked"),
-    ):
-        if origins := bundle.manifest.meta.get(field):
-            remarks.append(f"Of {words}, which may have seen any patient: {', '.join(map(str, origins))}.")
-    if learnt := bundle.manifest.meta.get("pseudo_labels"):
-        remarks.append(f"Its run's test films were learnt under soft labels, by {', '.join(map(str, learnt))}.")
+    films, left_out, remarks = _unseen(reference, bundle, report_seen)
     evaluated, views, causes, counts, refused, why = [], [], [], [], 0, ""
     reader = Reader(bundle, batch_size=batch_size)
     for film, one in zip(films, reader.read_with_maps([film.path for film in films], progress), strict=True):
@@ -211,6 +157,77 @@ def evaluate_bundle(
         remarks=tuple(remarks),
         notice=bundle.notice,
     )
+
+
+def _unseen(
+    reference: ReferenceFilms, bundle: Bundle, report_seen: bool
+) -> tuple[list[ReferenceFilm], Counter[str], list[str]]:
+    """The films to evaluate, films left out by reason, and remarks of whom the models may have seen.
+
+    The arguments and `EvaluationError` as of `evaluate_bundle`.
+    """
+    seen = training_patients(bundle)
+    left_out, remarks = Counter(reference.left_out), list(reference.remarks)
+    films = reference.films
+    if seen is None:
+        if not report_seen:
+            raise EvaluationError(
+                f"{bundle.folder}: does not list the patients that its models were trained on, so that their films "
+                "cannot be left out",
+                "export it again from its run (`cxrlines bundle RUN --out BUNDLE`), or evaluate all films with --seen "
+                "report, which the figures then say",
+            )
+        remarks.append("The bundle does not list its training patients: these films may be of them.")
+    else:
+        own = [any(is_training_patient(name, seen) for name in (film.patient, *film.aliases)) for film in films]
+        unnamed = sum(not (film.named or is_seen) for film, is_seen in zip(films, own, strict=True)) if seen else 0
+        if unnamed and not report_seen:
+            raise EvaluationError(
+                f"{unnamed} of {plural(len(films), 'film')}: neither an index.csv beside them nor a DICOM header names "
+                f"their patients, whom the models of {bundle.folder} may have been trained on",
+                "name them in an index.csv of file and patient_id, or evaluate all films with --seen report, which the "
+                "figures then say",
+            )
+        if unnamed:
+            remarks.append(
+                f"The patients of {plural(unnamed, 'film')} are not named: they may be training patients, too."
+            )
+        if report_seen:
+            verb = "is" if sum(own) == 1 else "are"
+            remarks.append(
+                f"{sum(own)} of these {plural(len(films), 'film')} {verb} {SEEN_PATIENT}: the figures flatter."
+            )
+        else:
+            films = [film for film, is_seen in zip(films, own, strict=True) if not is_seen]
+            left_out += Counter({SEEN_PATIENT: sum(own)})
+            if not films:
+                raise EvaluationError(
+                    f"all {len(own)} films are {SEEN_PATIENT} ({', '.join(_models(bundle))})",
+                    "give films of other patients, evaluate the models of one fold with --fold, or these with "
+                    "--seen report",
+                )
+    return films, left_out, remarks + _ancestry_remarks(bundle, seen)
+
+
+def _ancestry_remarks(bundle: Bundle, seen: frozenset[str] | None) -> list[str]:
+    """What else the models may have seen than the patients that the bundle lists."""
+    remarks = []
+    if seen and has_other_sites(seen):
+        remarks.append("Some of its training patients are kept under another site's key: these films may be of them.")
+    if seen and (sets := sets_shared_with(seen)):
+        remarks.append(
+            f"Some patients of {', '.join(sets)} may be among its training patients under other identifiers: "
+            "figures on such films may be too good."
+        )
+    for field, words in (
+        ("ancestry_unknown", "unknown ancestry"),
+        ("ancestry_trusted", "ancestry trusted, not checked"),
+    ):
+        if origins := bundle.manifest.meta.get(field):
+            remarks.append(f"Of {words}, which may have seen any patient: {', '.join(map(str, origins))}.")
+    if learnt := bundle.manifest.meta.get("pseudo_labels"):
+        remarks.append(f"Its run's test films were learnt under soft labels, by {', '.join(map(str, learnt))}.")
+    return remarks
 
 
 def _causes(film: EvaluatedReading, found: Findings, maps: FilmMaps | None, bundle: Bundle) -> FilmCauses:

@@ -11,14 +11,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn import functional
 
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FilmError, film_name
 from cxrlines.core.quality import OTHER, POSES
+from cxrlines.core.text import plural
 from cxrlines.io.films import is_film, read_film
+from cxrlines.io.rows import TableError, read_rows
 from cxrlines.lab.probe.not_films import SEEN, SIDE, UNSEEN, Maker, made_of_films, random_part
 from cxrlines.lab.probe.views import posed, random_grays, random_view
 from cxrlines.models.orientation import SIZE, OrientationNet, write_orientation_net
@@ -188,7 +189,7 @@ def run_quality(
     `unseen` folders of pictures that are no such films, to learn from and to measure on only. `patients` is a CSV whose
     first column names films (without suffix) and `patient_id` or `PatientID` their patients; a share `held_out` of them
     is not learned from, but measured on, each film in its eight poses and in `views` other ways. `Error` for a folder
-    without films (to learn from), or a table without these columns.
+    without films (to learn from), a table without these columns, or a row of it that is not readable.
     """
     patient_of = _read_patients(patients) if patients else {}
     test_patients = _held_out(patient_of.values(), held_out, seed)
@@ -254,9 +255,10 @@ def _shrunk(pixels: np.ndarray) -> np.ndarray:
 
 def _read_patients(path: Path) -> dict[str, str]:
     """Patients by the names of their films; see `run_quality`."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    column = next((name for name in ("patient_id", PATIENT_COLUMN) if name in table), None)
-    if column is None:
-        has = ", ".join(map(str, table))
-        raise Error(f"{path}: has no column patient_id or {PATIENT_COLUMN}, only {has}", "add one")
-    return dict(zip(table.iloc[:, 0], table[column], strict=True))
+    try:
+        column, rows = PATIENT_COLUMN, read_rows(path, (PATIENT_COLUMN,))
+    except TableError:
+        column, rows = "patient_id", read_rows(path, ("patient_id",))
+    if rows.problems:
+        raise Error(f"{rows.problems[0].text()} ({plural(len(rows.problems), 'such row')})")
+    return {film: patient for (film, *_), patient in zip(rows.fields, rows.column(column), strict=True)}

@@ -95,7 +95,7 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     if run.test is not None and run.test_store is not None:
         predictions, members_per_test_film = _gather(run, steps, TEST, average_test)
         _write(predictions, run.root / "predictions/test")
-        if set(LABELS) <= set(run.test.studies):
+        if set(LABELS) <= set(run.test.studies) and (run.test.studies[list(LABELS)] >= 0).any(axis=None):
             tested = _scored(predictions, run.test, _tested(lineages, test_leaks), members_per_test_film)
             film_of = _FilmOf(run.test, run.test_store)
     _write(held_out, run.root / "predictions/out_of_fold")
