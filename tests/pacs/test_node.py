@@ -79,7 +79,7 @@ def bench(tmp_path, monkeypatch, wait_until):
     """Runs films through a pool and a destination until all of them are settled; the queue."""
     monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
     monkeypatch.setattr(node, "POLL_S", 0.01)
-    queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1)
+    queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1, 60)
 
     def run(
         films: Sequence[bytes], pool: Pool, destination: Destination, kinds: tuple[Kind, ...] = tuple(Kind)

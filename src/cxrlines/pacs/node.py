@@ -74,7 +74,7 @@ def run_node(
         ReadingPool(settings.bundle, settings.processes, settings.film_s, module=worker) as pool,
         closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
         closing(AuditLog(settings.queue)) as audit,
-        closing(ResultWriters(settings.processes)) as writers,
+        closing(ResultWriters(settings.processes, settings.film_s)) as writers,
         status_page(settings.status_host, settings.status_port, f"{settings.aet}: the node's queue", queue.status),
     ):
         queue.resume(names)
