@@ -192,7 +192,7 @@ def test_a_destination_that_hangs_does_not_keep_a_node_from_ending(tmp_path, mon
     queue.add(film(1), "1", "1.2.3.1", "MODALITY@10.0.0.7")
     (taken,) = queue.take(1)
     queue.result_places(taken, 1)[0].write_bytes(b"report")
-    queue.read(taken, [("sr", "2.25.1")], False, [Hanging.name])
+    queue.add_results(taken, [("sr", "2.25.1")], False, [Hanging.name])
     courier = Courier(queue, audit, Hanging(), stop)
     courier.start()
     assert begun.wait(60)
@@ -322,7 +322,7 @@ def test_what_is_deferred_waits_while_others_go(tmp_path, monkeypatch, wait_unti
         (taken,) = queue.take(1)
         for place in queue.result_places(taken, 2):
             place.write_bytes(b"result")
-        queue.read(taken, [("sr", f"2.25.{number}"), ("sc", f"2.25.9{number}")], False, [Full.name])
+        queue.add_results(taken, [("sr", f"2.25.{number}"), ("sc", f"2.25.9{number}")], False, [Full.name])
 
     try:
         results_of(1)
@@ -372,7 +372,7 @@ def test_what_is_not_read(elements, why):
 def test_the_command_shows_how_a_queue_stands(tmp_path):
     queue = FilmQueue(tmp_path / "queue")
     queue.add(b"film", "digest", "1.2.3", "MODALITY@10.0.0.7")
-    queue.problem("PACS@10.0.0.5:104", "does not answer")
+    queue.set_problem("PACS@10.0.0.5:104", "does not answer")
     queue.close()
     command = ["listen", "--status", "--queue", str(tmp_path / "queue")]
     text = CliRunner().invoke(cli.app, command).output

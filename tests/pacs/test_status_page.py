@@ -31,9 +31,9 @@ def queue(tmp_path):
         if film.number == 2:
             made.give_up(film, FilmState.DEAD, "<script>alert(1)</script>")
         else:
-            made.read(film, [("sr", f"2.25.{film.number}")], film.number == 3, [TO])
+            made.add_results(film, [("sr", f"2.25.{film.number}")], film.number == 3, [TO])
     made.delivered(next(parcel for parcel in made.waiting(TO, 9) if parcel.film == 1))
-    made.problem(TO, "does not answer")
+    made.set_problem(TO, "does not answer")
     made.count("CT Image Storage")
     yield made
     made.close()
