@@ -311,6 +311,17 @@ class TestDeliveries:
         queue.clear_problem(TO)
         assert queue.status()["unreachable"] == []
 
+    def test_it_is_done_with_once_what_waits_there_is_discarded(self, queue):
+        for number, name in enumerate((TO, "OTHER")):
+            add(queue, number)
+            (film,) = queue.take(1)
+            read(queue, film, SR, False, [name])
+            queue.set_problem(name, "does not answer")
+        for parcel in queue.waiting(TO, 9):
+            queue.refused(parcel, "deferred too often")
+        queue.discard()
+        assert [each["name"] for each in queue.status()["unreachable"]] == ["OTHER"]
+
 
 class TestFaults:
     def test_a_start_takes_up_what_was_being_read_and_sweeps(self, tmp_path):

@@ -21,7 +21,7 @@ from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
 from cxrlines.core.quality import Quality
 from cxrlines.lab.intact_films import as_dicom
-from cxrlines.pacs import node, result_writers
+from cxrlines.pacs import film_queue, node, result_writers
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import CUT, LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
@@ -211,6 +211,28 @@ def test_a_destination_that_comes_and_goes(bench):
     assert counts(queue) == {"delivered": 2} and queue.status()["unreachable"] == []
     taken = [name for name, verdict in destination.sent if verdict is Verdict.TAKEN]
     assert sorted(taken) == [f"{number}-{place}.dcm" for number in (1, 2) for place in range(3)]
+
+
+def test_a_destination_to_which_nothing_waits_any_more_has_no_problem(tmp_path, monkeypatch, wait_until):
+    """Its results have become dead letters, and are not sent again."""
+    for module in (film_queue, node):
+        monkeypatch.setattr(module, "MAX_TRIES", 2)
+    monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
+    monkeypatch.setattr(node, "POLL_S", 0.01)
+    queue, audit, stop = FilmQueue(tmp_path), AuditLog(tmp_path), threading.Event()
+    queue.add(film(1), "1", "1.2.3.1", "MODALITY@10.0.0.7")
+    (taken,) = queue.take(1)
+    queue.result_places(taken, 1)[0].write_bytes(b"report")
+    queue.add_results(taken, [("sr", "2.25.1")], False, [Destination.name])
+    courier = Courier(queue, audit, Destination(*[Answer(Verdict.DEFERRED, "status 0xA700")] * 2), stop)
+    courier.start()
+    try:
+        wait_until(lambda: queue.status()["dead_letters"] and not queue.status()["unreachable"])
+    finally:
+        stop.set()
+        courier.join(60)
+    audit.close()
+    queue.close()
 
 
 def test_a_fault_of_a_destination_costs_no_result(bench):

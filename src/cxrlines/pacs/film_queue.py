@@ -246,8 +246,9 @@ class FilmQueue(QueueDatabase):
         )
 
     def clear_problem(self, destination: str) -> None:
-        """A destination takes what it is sent."""
-        self.execute("DELETE FROM destinations WHERE name=?", (destination,))
+        """A destination takes what it is sent; its problem stays while something waits that it deferred."""
+        deferred = "SELECT 1 FROM deliveries WHERE destination=name AND state='waiting' AND tries>0"
+        self.execute(f"DELETE FROM destinations WHERE name=? AND NOT EXISTS ({deferred})", (destination,))
 
     def discard(self) -> tuple[int, int]:
         """Give up dead letters, and films that were not read, for good; how many of each. Files go with them, but those
@@ -259,6 +260,8 @@ class FilmQueue(QueueDatabase):
             unread = {row["number"] for row in db.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,))}
             change = "UPDATE films SET state=?, reason='discarded: ' || reason WHERE state=?"
             db.execute(change, (FilmState.SKIPPED, FilmState.DEAD))
+            waiting = "SELECT 1 FROM deliveries WHERE destination=name AND state='waiting'"
+            db.execute(f"DELETE FROM destinations WHERE NOT EXISTS ({waiting})")
         self._delete_films(done | unread)
         return dropped, len(unread)
 

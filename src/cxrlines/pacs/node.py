@@ -266,7 +266,7 @@ class Courier(threading.Thread):
             try:
                 if trouble:
                     self._queue.set_problem(self.destination.name, trouble)
-                elif trouble == "" and not self._deferred:
+                else:
                     self._queue.clear_problem(self.destination.name)
             except sqlite3.Error:
                 failures += 1
@@ -277,7 +277,7 @@ class Courier(threading.Thread):
                 self.wake.clear()
 
     def _deliver(self) -> str | None:
-        """One batch; what is wrong with it, "" if nothing, None where nothing waits."""
+        """One batch; what is wrong with it, "" if nothing, None where nothing is to be sent now."""
         name, now = self.destination.name, time.monotonic()
         self._deferred = {number: end for number, end in self._deferred.items() if end > now}
         parcels = self._queue.waiting(name, BATCH, self._deferred)
