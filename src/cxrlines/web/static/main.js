@@ -1,6 +1,7 @@
 // The page: what its parts do together, and its keys.
 
 import { about, example, Problem, useToken, whenRefused } from "./api.js";
+import { correctionPanel } from "./correction_panel.js";
 import { Corrector } from "./corrections.js";
 import { $, h, say } from "./dom.js";
 import { findingsPanel } from "./findings.js";
@@ -120,7 +121,7 @@ const on = {
   },
   carina: () => main.zoomOn([list.current.drawn.carina]),
   part: list.part,
-  correcting: (film) => corrector?.part(film) ?? null,
+  correcting: (film) => (corrector ? correctionPanel(corrector, film) : null),
   similar: (film) => (state.about.similar ? similarPart(film, state.devices, on.part, panel) : null),
 };
 
