@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from cxrlines.io.films import read_film
-from cxrlines.task import LABELS_OF, Device
+from cxrlines.task import LABELS_OF, STUDY_COLUMN, Device
 
 from .serving import DEADLINE_S, EXAMPLE, serving
 
@@ -206,8 +206,11 @@ def test_a_finding_is_zoomed_to_and_its_words_and_files_are_taken(page, address)
         files.append(Path(download.value.path()).read_bytes())
     asked = {"content": EXAMPLE.read_bytes(), "timeout": DEADLINE_S}
     (found,) = json.loads(files[0])
+    assert found.pop("film") == found.pop(STUDY_COLUMN) == "example.jpg"
     answer = httpx.post(f"{address}/v1/read", headers={"Content-Type": "image/jpeg"}, **asked).json()
-    assert {**found, "film": "", "seconds": 0} == {**answer, "film": "", "seconds": 0}
+    assert {**found, "seconds": 0} == {k: v for k, v in answer.items() if k not in ("film", STUDY_COLUMN)} | {
+        "seconds": 0
+    }
     drawn = httpx.post(f"{address}/v1/read", headers={"Content-Type": "image/jpeg", "Accept": "image/png"}, **asked)
     assert files[1] == drawn.content
 
@@ -257,6 +260,22 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     capture = pydicom.dcmread(download.value.path())
     assert download.value.suggested_filename == "RG1_UNCR.sc.dcm"
     assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" and capture.PhotometricInterpretation == "RGB"
+
+
+def test_films_that_are_removed_while_they_are_read_hold_up_no_other(page, tmp_path):
+    films = [tmp_path / f"{k}.jpg" for k in range(4)]
+    for film in films:
+        film.write_bytes(EXAMPLE.read_bytes())
+    held = []
+    page.route("**/v1/films", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.set_input_files("#file", [str(film) for film in films])
+    page.wait_for_function("document.querySelectorAll('.film.reading').length === 2")
+    for _ in range(2):
+        page.locator("li:has(.film.reading) .remove").first.click()
+    for route in held:
+        route.continue_()
+    page.locator(".film.done, .film.urgent").nth(1).wait_for()
+    assert page.locator(".film .name").all_inner_texts() == ["2.jpg", "3.jpg"]
 
 
 def test_a_jpeg_gets_dicom_objects_of_the_patient_and_study_that_a_person_gives(page, address):
@@ -422,6 +441,53 @@ def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, proj
     assert page.locator(".correct li.gone").inner_text().startswith("CVC")
     assert page.locator(".correct .name", has_text="ETT, moved").count() == 1
     assert save.is_enabled()
+
+
+def test_what_is_said_while_it_is_saved_is_not_saved_yet(page, project, tmp_path):
+    film = tmp_path / "twice.png"
+    Image.open(EXAMPLE).save(film, compress_level=4)  # no film that another test corrects
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Accept all").click()
+    page.get_by_label("Your name").fill("A reader")
+    for device in ENDINGS:
+        page.get_by_label(f"State of {device}").select_option("Normal")
+    held = []
+    page.route("**/corrections", lambda route: held.append(route))
+    page.get_by_role("button", name="Save").dblclick()
+    page.get_by_label("Comment").fill("meanwhile")
+    page.wait_for_timeout(100)
+    assert len(held) == 1
+    held[0].continue_()
+    page.unroute("**/corrections")
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    journal = (project / "corrections.jsonl").read_text().splitlines()
+    assert sum('"twice"' in line for line in journal) == 1 and "meanwhile" not in journal[-1]
+    assert page.get_by_label("Comment").input_value() == "meanwhile"
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_label("Remove twice.png").click()
+    assert len(asked) == 1 and "not saved" in asked[0]
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_function("!document.querySelector('.correct .main[aria-disabled]')")
+    page.get_by_label("Remove twice.png").click()
+    assert len(asked) == 1 and "meanwhile" in (project / "corrections.jsonl").read_text()
+
+
+def test_what_is_being_typed_outlasts_a_panel_that_is_built_anew(page, tmp_path):
+    film = tmp_path / "typed.png"
+    Image.open(EXAMPLE).save(film, compress_level=5)
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_label("Your name").fill("A r")
+    page.get_by_label("Device to draw").select_option("CVC")
+    page.get_by_label("Comment").press_sequentially("tip low")
+    page.keyboard.press("ArrowLeft")
+    page.evaluate("document.querySelector('[data-do=lines]').click()")  # as a search of similar films that ends
+    page.keyboard.type("s")
+    assert page.get_by_label("Comment").input_value() == "tip losw"
+    assert page.get_by_label("Your name").input_value() == "A r"
+    assert page.get_by_label("Device to draw").input_value() == "CVC"
 
 
 ENDINGS = {"ETT": "Normal", "NGT": "Tip not seen", "CVC": "Tip not seen, normal"}

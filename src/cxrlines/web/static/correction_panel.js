@@ -26,9 +26,9 @@ export function correctionPanel(by, film) {
   const { edit } = film;
   const open = edit.lines.filter((line) => line.mark === null).length;
   const stateless = edit.lines.filter((line) => line.state === undefined).length;
-  const author = h("input", { type: "text", value: localStorage.getItem("author") ?? "", autocomplete: "name", maxlength: 200,
-    onchange: () => localStorage.setItem("author", author.value.trim()) });
-  const comment = h("textarea", { rows: 2, maxlength: 10000, onchange: () => Object.assign(edit, { comment: comment.value, changed: true }) });
+  const author = h("input", { type: "text", name: "author", value: localStorage.getItem("author") ?? "", autocomplete: "name", maxlength: 200,
+    oninput: () => localStorage.setItem("author", author.value) });
+  const comment = h("textarea", { name: "comment", rows: 2, maxlength: 10000, oninput: () => Object.assign(edit, { comment: comment.value, changed: true }) });
   comment.value = edit.comment;
   return h("section", { class: "correct", "aria-label": "Corrections" },
     h("div", { class: "head row" }, h("h2", {}, "Corrections"), button),
@@ -40,7 +40,7 @@ export function correctionPanel(by, film) {
     h("div", { class: "row" },
       open > 0 && h("button", { type: "button", onclick: () => by.said(() => edit.lines.forEach((line) => (line.mark ??= "accepted"))) }, open === edit.lines.length ? "Accept all" : "Accept the rest"),
       h("button", { type: "button", disabled: !edit.past.length, onclick: () => by.undo() }, "Undo"),
-      h("button", { type: "button", class: "main", disabled: open + stateless > 0, onclick: () => save(by, film, author, comment) }, "Save")),
+      h("button", { type: "button", class: "main", disabled: open + stateless > 0, "aria-disabled": edit.saving ? "true" : null, onclick: () => save(by, film, author) }, "Save")),
     open > 0 && h("p", { class: "dim" }, `${open} ${open === 1 ? "line is" : "lines are"} to be accepted or rejected.`),
     stateless > 0 && h("p", { class: "dim" }, `${stateless} ${stateless === 1 ? "line needs" : "lines need"} a state.`),
     h("p", { class: edit.failed ? "problem" : "dim", role: "status" }, edit.note || edit.saved));
@@ -79,7 +79,7 @@ function drawingRow(by) {
       h("button", { type: "button", onclick: () => { by.drawn(); } }, "Done"),
       h("button", { type: "button", onclick: () => { by.edit.drawing = null; by.refresh(); } }, "Cancel"));
   }
-  const which = h("select", { "aria-label": "Device to draw" }, [...by.devices.values()].map((device) => h("option", { value: device.device }, capital(device.text))));
+  const which = h("select", { "aria-label": "Device to draw", onchange: () => (by.edit.toDraw = which.value) }, [...by.devices.values()].map((device) => h("option", { value: device.device, selected: device.device === by.edit.toDraw }, capital(device.text))));
   return h("div", { class: "draw" }, which, h("button", {
     type: "button",
     onclick: () => {
@@ -104,25 +104,32 @@ function labelsPart(by) {
   return details;
 }
 
-async function save(by, film, author, comment) {
+/** What is saved of what a person said. */
+function content({ lines, labels, landmarks, comment }) {
+  const said = ({ mark, state, tip_seen }) => (mark === "rejected" ? { mark } : { mark, state, tip_seen });
+  return { lines: lines.map((line) => ({ device: line.device, points: rounded(line.points), of: line.of, ...said(line) })), labels, landmarks, comment };
+}
+
+async function save(by, film, author) {
   const { edit } = film;
   const who = author.value.trim();
+  if (edit.saving) return;
   if (!who) {
     author.focus();
     return note(by, film, "Give your name: it is saved with the correction.", true);
   }
-  localStorage.setItem("author", who);
-  edit.comment = comment.value;
-  const said = ({ mark, state, tip_seen }) => (mark === "rejected" ? { mark } : { mark, state, tip_seen });
-  const lines = edit.lines.map((line) => ({ device: line.device, points: rounded(line.points), of: line.of, ...said(line) }));
-  const value = { name: film.name, author: who, lines, labels: edit.labels, landmarks: edit.landmarks, comment: edit.comment, after: edit.after };
+  const saved = structuredClone(content(edit));
+  edit.saving = true;
+  note(by, film, "", false);
   try {
-    const { correction } = await by.list.kept(film, (id) => saveCorrections(id, value));
-    Object.assign(edit, { changed: false, after: edit.after + 1 });
+    const { correction } = await by.list.kept(film, (id) => saveCorrections(id, { name: film.name, author: who, after: edit.after, ...saved }));
+    const changed = JSON.stringify(content(edit)) !== JSON.stringify(saved); // while it was saved
+    Object.assign(edit, { changed, after: edit.after + 1, saving: false });
     edit.saved = `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}`;
     note(by, film, "", false);
     say("Saved");
   } catch (problem) {
+    edit.saving = false;
     if (problem.code !== "corrected-meanwhile") return note(by, film, `Not saved: ${problem.message}`, true);
     const { count, correction } = await by.list.kept(film, corrections);
     edit.after = count;

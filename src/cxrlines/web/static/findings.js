@@ -68,6 +68,12 @@ function lesserDevices(words, devices) {
     h("p", { class: "facts" }, "Not found is not absent: a line may be there and not be seen."));
 }
 
+/** The findings of a film under the name of its file: the server gets its bytes alone, and calls every film the same. */
+function named({ name, answer: { findings } }) {
+  const { film, StudyInstanceUID } = findings;
+  return { ...findings, film: name, StudyInstanceUID: StudyInstanceUID === film ? name : StudyInstanceUID };
+}
+
 function downloads(film, on) {
   const stem = film.name.replace(/\.(dcm|dicom|jpe?g|png|tiff?)$/i, "");
   const note = h("p", { class: "problem", role: "alert" });
@@ -88,7 +94,7 @@ function downloads(film, on) {
     film.answer.findings.quality.usable && give("DICOM capture", () => on.part(film, "capture.dcm", headers?.()), `${stem}.sc.dcm`),
     headers && give("Film as DICOM", () => on.part(film, "film.dcm", headers()), `${stem}.dcm`),
   ];
-  const json = async () => new Blob([JSON.stringify([film.answer.findings], null, 1)], { type: "application/json" });
+  const json = async () => new Blob([JSON.stringify([named(film)], null, 1)], { type: "application/json" });
   return h("section", { class: "part" },
     h("h2", {}, "Download"),
     h("div", { class: "row" },

@@ -92,10 +92,13 @@ function chosen() {
 
 function panel() {
   // The panel is rebuilt; the focus stays where it was.
-  const named = (element) => `${element.tagName} ${element.dataset.line ?? ""} ${element.getAttribute("aria-label") ?? element.textContent}`;
-  const focused = $("findings").contains(document.activeElement) ? named(document.activeElement) : null;
+  const named = (element) => `${element.tagName} ${element.name ?? ""} ${element.dataset.line ?? ""} ${element.getAttribute("aria-label") ?? element.textContent}`;
+  const before = $("findings").contains(document.activeElement) ? document.activeElement : null;
   $("findings").replaceChildren(...findingsPanel(list.current, state.devices, on).flat(2).filter(Boolean));
-  if (focused) [...$("findings").querySelectorAll("button, select, summary")].find((each) => named(each) === focused)?.focus({ preventScroll: true });
+  if (!before) return;
+  const same = [...$("findings").querySelectorAll("button, select, summary, input, textarea")].find((each) => named(each) === named(before));
+  same?.focus({ preventScroll: true });
+  if (same?.setSelectionRange) same.setSelectionRange(before.selectionStart, before.selectionEnd);
 }
 
 const on = {
