@@ -75,7 +75,7 @@ function row(by, line, k) {
 function drawingRow(by) {
   const { drawing } = by.edit;
   if (drawing) {
-    return h("div", { class: "row" }, h("span", { class: "dim" }, `Click from the entry of the ${by.devices.get(drawing.device).text} to its tip, or as far as it is seen; then Enter.`),
+    return h("div", { class: "row" }, h("span", { class: "dim" }, `Click from the entry of the ${by.devices.get(drawing.device).text} to its tip, or as far as it is seen; then Enter. By keyboard: arrows and Space.`),
       h("button", { type: "button", onclick: () => { by.drawn(); } }, "Done"),
       h("button", { type: "button", onclick: () => { by.edit.drawing = null; by.refresh(); } }, "Cancel"));
   }

@@ -8,6 +8,8 @@ import { drawnOf, takeOver } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
 const MOST_BACK = 100; // steps that can be undone
+const STEP = 8; // screen pixels that a cursor is moved by an arrow key: the nearer the film, the finer
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** Where a line ends: at its tip, as far as it is seen, or off the film. */
 function endOf({ points, state, tip_seen }) {
@@ -173,7 +175,8 @@ export class Corrector {
       }
     }
     if (carina && this._near(carina, at)) {
-      this.held = "carina";
+      edit.point = this.held = "carina";
+      viewer.changed();
       return true;
     }
     const line = edit.lines.findIndex((each) => each.mark !== "rejected" && each.points.some((point, k) => k && fromSegment(at, each.points[k - 1], point) * viewer.view.zoom <= REACH / 2));
@@ -186,8 +189,7 @@ export class Corrector {
   }
 
   move(viewer, at) {
-    const [w, t] = viewer.size;
-    const inside = [Math.max(0, Math.min(w - 1, at[0])), Math.max(0, Math.min(t - 1, at[1]))];
+    const inside = viewer.inside(at);
     if (this.held === "carina") this.said(() => (this.edit.landmarks.carina = rounded([inside])[0]));
     else if (this.held === "point") this._move(this._handles.map((point, k) => (k === this.edit.point ? inside : point)));
   }
@@ -210,7 +212,15 @@ export class Corrector {
       const [x, y] = viewer.at(point);
       return s("circle", { class: k === this.edit.point ? "handle chosen" : "handle", cx: x, cy: y, r: 5, stroke: colour(line.device) });
     });
-    const { drawing } = this.edit;
+    const { drawing, point } = this.edit;
+    if (point === "carina") {
+      const [x, y] = viewer.at(this.current.drawn.carina);
+      parts.push(s("circle", { class: "handle chosen", cx: x, cy: y, r: 5, stroke: "#fff" }));
+    }
+    if (drawing?.cursor) {
+      const [x, y] = viewer.at(drawing.cursor);
+      parts.push(s("path", { class: "line cursor", d: `M${x - 9} ${y}H${x + 9}M${x} ${y - 9}V${y + 9}`, stroke: "#fff", "stroke-width": 1.5 }));
+    }
     if (drawing) {
       const at = drawing.points.map(viewer.at);
       parts.push(s("polyline", { class: "line", points: at.map((point) => point.join(",")).join(" "), stroke: colour(drawing.device), "stroke-width": 2.5 }));
@@ -224,34 +234,50 @@ export class Corrector {
   key(event, key) {
     if (!this.correcting) return false;
     const { edit } = this;
-    if (edit.drawing) {
-      if (key === "Enter") this.drawn();
+    const { drawing } = edit;
+    const onFilm = event.target.closest(".stage") || event.target === document.body;
+    if (drawing) {
+      if (ARROWS[key] && onFilm) this._moveCursor(ARROWS[key], event.shiftKey ? 5 * STEP : STEP);
+      else if (key === " " && onFilm && drawing.cursor) {
+        drawing.points.push(drawing.cursor);
+        say(`Point ${drawing.points.length}`);
+      } else if (key === "Enter" && onFilm) this.drawn();
       else if (key === "Escape") edit.drawing = null;
-      else if (key === "Backspace") edit.drawing.points.pop();
+      else if (key === "Backspace") drawing.points.pop();
       else return false;
       this.refresh();
       return true;
     }
-    const handles = this._handles;
-    if (!handles) return false;
-    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
-    if (key === "," || key === ".") {
-      const by = key === "." ? 1 : -1;
-      edit.point = edit.point === null ? handles.length - 1 : (edit.point + by + handles.length) % handles.length;
-      say(`Point ${edit.point + 1} of ${handles.length}`);
+    const handles = this._handles ?? [];
+    const { carina } = this.current.drawn;
+    const stops = [...handles.keys(), ...(carina ? ["carina"] : [])];
+    if ((key === "," || key === ".") && stops.length) {
+      const last = Math.max(0, handles.length - 1);
+      const place = edit.point === null ? last : stops.indexOf(edit.point) + (key === "." ? 1 : -1);
+      edit.point = stops.at(place % stops.length);
+      say(edit.point === "carina" ? "Carina" : `Point ${edit.point + 1} of ${handles.length}`);
       this.viewer.changed();
-    } else if (step && edit.point !== null && event.target.closest(".stage, body")) {
+    } else if (ARROWS[key] && stops.includes(edit.point)) {
       const far = event.shiftKey ? 10 : 1;
-      const [x, y] = handles[edit.point];
-      this.held = "point";
-      this.move(this.viewer, [x + far * step[0], y + far * step[1]]);
+      const [x, y] = edit.point === "carina" ? carina : handles[edit.point];
+      this.held = edit.point === "carina" ? "carina" : "point";
+      this.move(this.viewer, [x + far * ARROWS[key][0], y + far * ARROWS[key][1]]);
       this.up();
-    } else if ((key === "Delete" || key === "Backspace") && edit.point !== null && handles.length > 2) {
+    } else if ((key === "Delete" || key === "Backspace") && edit.point in handles && handles.length > 2) {
       const kept = handles.filter((_, k) => k !== edit.point);
       edit.point = null;
       this._move(kept);
     } else return false;
     return true;
+  }
+
+  /** The cursor of who draws by keyboard; it begins in the middle of what is seen of the film, and stays in sight. */
+  _moveCursor([dx, dy], far) {
+    const { viewer, edit: { drawing } } = this;
+    const [x, y] = drawing.cursor ?? viewer.from(viewer.room.map((side) => side / 2));
+    const step = drawing.cursor ? far / viewer.view.zoom : 0;
+    drawing.cursor = viewer.inside([x + step * dx, y + step * dy]);
+    viewer.reveal(drawing.cursor);
   }
 
   drawn() {

@@ -47,8 +47,8 @@ function deviceCard(said, device, film, on) {
     h("div", { class: "head" }, swatch(device), h("h3", {}, capital(device.text)), h("span", { class: "said" }, said.said === "found" ? null : capital(said.said)),
       said.lines.length > 0 && h("button", {
         type: "button", class: "eye quiet", "aria-pressed": String(shown), "data-device": device.device,
-        "aria-label": `Lines of the ${device.text}`, title: `Lines on or off (${key})`, onclick: () => on.toggle(device.device),
-      }, shown ? "Shown" : "Hidden", h("kbd", {}, key))),
+        title: `Lines on or off (${key})`, onclick: () => on.toggle(device.device),
+      }, shown ? "Shown" : "Hidden", h("span", { class: "unseen" }, ` lines of the ${device.text} `), h("kbd", {}, key))),
     lines,
     statesTable(said, device));
 }

@@ -92,7 +92,8 @@ function chosen() {
 
 function panel() {
   // The panel is rebuilt; the focus stays where it was.
-  const named = (element) => `${element.tagName} ${element.name ?? ""} ${element.dataset.line ?? ""} ${element.getAttribute("aria-label") ?? element.textContent}`;
+  const called = (element) => Object.entries(element.dataset).join() || (element.getAttribute("aria-label") ?? element.textContent);
+  const named = (element) => `${element.tagName} ${element.name ?? ""} ${called(element)}`;
   const before = $("findings").contains(document.activeElement) ? document.activeElement : null;
   $("findings").replaceChildren(...findingsPanel(list.current, state.devices, on).flat(2).filter(Boolean));
   if (!before) return;
@@ -229,6 +230,7 @@ document.addEventListener("keydown", (event) => {
   const onStage = event.target.closest(".stage");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (!list.films.length && key !== "?") return;
+  if (key.length === 1 && key !== " " && !onStage && !$("keys-anywhere").checked) return;
   if (corrector?.key(event, key)) return void event.preventDefault();
   if (ARROWS[key] && (onStage || event.target === document.body)) state.active.pan(...ARROWS[key].map((step) => 60 * step));
   else if (key === "+" || key === "=") state.active.zoomTo(state.active.view.zoom * 1.25);
@@ -246,6 +248,9 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("keyup", (event) => {
   if (event.key === " ") main.space = beside.space = false;
 });
+
+$("keys-anywhere").checked = localStorage.getItem("keys") !== "on the film";
+$("keys-anywhere").addEventListener("change", () => localStorage.setItem("keys", $("keys-anywhere").checked ? "anywhere" : "on the film"));
 
 let dragged = 0;
 const files = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
