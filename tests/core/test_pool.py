@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cxrlines.core.errors import Error
-from cxrlines.core.pool import in_parallel
+from cxrlines.core.pool import Team, in_parallel
+from cxrlines.core.processes import Overdue
 
 
 def square(number: int) -> int:
@@ -110,13 +111,30 @@ class TestParallel:
         assert not any(alive(int(path.name)) for path in tmp_path.iterdir())
 
 
+class TestTeam:
+    def test_a_process_that_takes_too_long_is_ended_and_replaced(self, tmp_path):
+        team = Team(partial(name_pid, tmp_path), seconds=60)
+        try:
+            assert team.result(0) == 0
+            (first,) = team.children.values()
+            team.seconds = 0.2
+            with pytest.raises(Overdue):
+                team.result(1)
+            assert first.process.returncode is not None
+            team.seconds = 60
+            assert team.result(0) == 0
+        finally:
+            team.stop()
+
+
 class TestHosts:
     """`in_parallel` from where multiprocessing runs the caller's script again, or refuses."""
 
     SCRIPT = """
 print("begun", flush=True)
 import math
-from cxrlines.core.pool import in_parallel
+from cxrlines.core.pool import Team, in_parallel
+from cxrlines.core.processes import Overdue
 print(sum(root for _, root in in_parallel(math.sqrt, [1, 4, 9, 16], 2, "")), flush=True)
 """
 

@@ -11,7 +11,7 @@ import pytest
 
 from cxrlines.core import processes as child
 from cxrlines.core.pool import cores
-from cxrlines.core.processes import Child, Died
+from cxrlines.core.processes import Child, Died, Overdue
 
 MODULE = "child_that_answers"
 
@@ -26,6 +26,7 @@ def module(tmp_path, monkeypatch):
         "    message = receive()\n"
         "    if message == b'abort': os.abort()\n"
         "    if message == b'sleep': time.sleep(600)\n"
+        "    if message == b'half': os.write(send.__self__.fileno(), b'\\0\\0\\0\\x09half'); time.sleep(600)\n"
         "    if message == b'print': print('to nobody', flush=True); sys.stdin.read()\n"
         "    send(message + b' %d' % os.getpid())\n"
         "def serve(): serving(answer)\n"
@@ -92,6 +93,19 @@ class TestChild:
         for each in (one, other):
             each.kill()
             each.kill()  # as often as one likes
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="its pipes have no such limit")
+    def test_one_that_reads_no_message_or_stops_in_its_answer_took_too_long(self, module, monkeypatch):
+        monkeypatch.setattr(child, "STALLED_S", 0.2)
+        one, other = Child(module, silent=True), Child(module, silent=True)
+        os.kill(one.process.pid, signal.SIGSTOP)
+        with pytest.raises(Overdue, match=r"0\.2 s"):
+            one.send(b"a" * 10_000_000)
+        other.send(b"half")
+        with pytest.raises(Overdue, match=r"0\.2 s"):
+            other.receive(60)
+        for each in (one, other):
+            each.kill()
 
     def test_one_that_cannot_begin_is_dead(self):
         one = Child("there_is_no_such_module", silent=True)

@@ -45,7 +45,8 @@ def test_a_line_cut_by_a_kill_is_not_read_and_then_replaced(tmp_path):
     assert len(journal.entries) == 3
 
 
-def test_a_full_disk_leaves_it_as_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_full_disk_leaves_it_as_it_was(tmp_path, monkeypatch, count):
     path = tmp_path / "j.jsonl"
     add(path, 0, 1)
     whole, write = path.read_bytes(), os.write
@@ -59,11 +60,14 @@ def test_a_full_disk_leaves_it_as_it_was(tmp_path, monkeypatch):
     with journal.locked():
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(OutputError, match=r"j\.jsonl: cannot be written \(No space left.*free space"):
-            journal.append({"comment": "x" * 27})
+            journal.append(*[{"comment": "x" * 27}] * count)
         monkeypatch.undo()
         assert path.read_bytes() == whole and len(journal.entries) == 1
-        journal.append({"again": True})
-    assert [json.loads(line) for line in path.read_text().splitlines()][1] == {"again": True}
+        journal.append(*[{"again": True}] * count)
+    assert [json.loads(line) for line in path.read_text().splitlines()][1:] == [{"again": True}] * count
+    add(path, 1, 1)
+    journal.refresh()
+    assert len(journal.entries) == count + 2
 
 
 def test_a_damaged_line_is_named(tmp_path):

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from cxrlines.core.files import OutputError
+from cxrlines.corrections import project as project_module
 from cxrlines.corrections.correction import Mark
 from cxrlines.corrections.label_studio import export_tasks
 from cxrlines.corrections.label_studio_import import LabelStudioError, import_tasks
-from cxrlines.corrections.project import Project
+from cxrlines.corrections.project import JOURNAL, Project
 from cxrlines.task import Device, Landmark, State
 
 FINDINGS = {"lines": [{"device": "CVC", "path": [[5, 5], [20, 30], [30, 40]]}], "labels": {}, "bundle": "abc"}
@@ -116,6 +119,36 @@ def test_the_newer_of_label_studio_and_the_page_counts(project, tasks, said, aut
     assert taken(tasks, author) == NONE | {"corrected": 1}
     found = project.load("b").correction
     assert (found.labels, found.author) == ({"ETT - Borderline": 1}, author or "1")
+
+
+def commented(tasks):
+    """The tasks, each with a comment more."""
+    said = {"id": "c", "from_name": "comment", "to_name": "image", "type": "textarea", "value": {"text": ["new"]}}
+    for task in tasks:
+        task["annotations"][0]["result"].append(said)
+    return tasks
+
+
+def test_all_of_an_export_is_taken_over_or_none(project, tasks, monkeypatch):
+    given, take = tasks
+    before, write = (project.folder / JOURNAL).read_bytes(), os.write
+    room = [len(before.splitlines()[1]) + 150]  # for the line of the first film, and some of the second
+
+    def full(handle, data):
+        if not (written := write(handle, data[: room[0]])):
+            raise OSError(28, "No space left on device")
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OutputError):
+        take(commented(given))
+    monkeypatch.undo()
+    assert (project.folder / JOURNAL).read_bytes() == before
+    tables = []
+    monkeypatch.setattr(project_module, "write_tables", lambda folder, films: tables.append(films))
+    assert take(given) == NONE | {"corrected": 2}
+    assert [[film.correction.comment for film in films] for films in tables] == [["new", "new"]]
 
 
 def test_of_two_tasks_of_a_film_the_newer_counts(project, tasks):

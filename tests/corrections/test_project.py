@@ -257,7 +257,7 @@ def test_tables_that_cannot_be_written_lose_no_correction(tmp_path, png, said):
     project = Project(tmp_path / "p")
     (tmp_path / "p/train.csv").mkdir()
     with pytest.raises(
-        OutputError, match=r"the correction is kept in corrections\.jsonl, but .*train\.csv: is a folder"
+        OutputError, match=r"what was corrected is kept in corrections\.jsonl, but .*train\.csv: is a folder"
     ):
         project.save(png(), "a.png", None, said(comment="kept"))
     (tmp_path / "p/train.csv").rmdir()

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from cxrlines.io.films import read_film
-from cxrlines.task import LABELS_OF, Device
+from cxrlines.task import LABELS_OF, STUDY_COLUMN, Device
 
 from .serving import DEADLINE_S, EXAMPLE, serving
 
@@ -92,6 +94,14 @@ def loaded(page) -> None:
     """Wait until the film that is chosen is shown, and drawn with its lines, or why it is not is said."""
     page.wait_for_function(SHOWN)
     page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
+def until(page, condition: Callable[[], bool]) -> None:
+    """Wait for what the page draws."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
 
 
 def shown(page) -> np.ndarray:
@@ -207,7 +217,8 @@ def test_a_finding_is_zoomed_to_and_its_words_and_files_are_taken(page, address)
     asked = {"content": EXAMPLE.read_bytes(), "timeout": DEADLINE_S}
     (found,) = json.loads(files[0])
     answer = httpx.post(f"{address}/v1/read", headers={"Content-Type": "image/jpeg"}, **asked).json()
-    assert {**found, "film": "", "seconds": 0} == {**answer, "film": "", "seconds": 0}
+    named = {"film": "example.jpg", STUDY_COLUMN: "example.jpg"}  # not by the API, which gets its bytes alone
+    assert {**found, "seconds": 0} == {**answer, **named, "seconds": 0}
     drawn = httpx.post(f"{address}/v1/read", headers={"Content-Type": "image/jpeg", "Accept": "image/png"}, **asked)
     assert files[1] == drawn.content
 
@@ -227,6 +238,28 @@ def test_keys_turn_lines_off_and_on_and_help_says_which(page):
     assert accessible(page) == []
     page.keyboard.press("Escape")
     assert page.locator("dialog[open]").count() == 0
+
+
+def test_keys_act_on_the_film_alone_where_a_person_says_so(page):
+    drop(page, EXAMPLE)
+    eye = page.get_by_role("button", name="Shown lines of the endotracheal tube")
+    eye.press("Enter")
+    hidden = page.get_by_role("button", name="Hidden lines of the endotracheal tube")
+    assert hidden.evaluate("button => button === document.activeElement")  # the panel was built anew
+    hidden.press("Enter")
+    count = page.locator("svg path.line").count()
+    page.keyboard.press("?")
+    page.get_by_label("Letters, digits and signs").uncheck()
+    assert accessible(page) == []
+    page.keyboard.press("Escape")
+    for focus, there in ((eye, count), (page.locator(".stage").first, 0), (page.locator(".stage").first, count)):
+        focus.focus()
+        page.keyboard.press("l")
+        until(page, lambda there=there: page.locator("svg path.line").count() == there)
+    page.reload()
+    page.locator("#what-reads", has_text="weights").wait_for()
+    page.get_by_role("button", name="Keys").click()
+    assert not page.get_by_label("Letters, digits and signs").is_checked()
 
 
 def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, tmp_path):
@@ -257,6 +290,22 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     capture = pydicom.dcmread(download.value.path())
     assert download.value.suggested_filename == "RG1_UNCR.sc.dcm"
     assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" and capture.PhotometricInterpretation == "RGB"
+
+
+def test_films_that_are_removed_while_they_are_read_hold_up_no_other(page, tmp_path):
+    films = [tmp_path / f"{k}.jpg" for k in range(4)]
+    for film in films:
+        film.write_bytes(EXAMPLE.read_bytes())
+    held = []
+    page.route("**/v1/films", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.set_input_files("#file", [str(film) for film in films])
+    page.locator(".film.reading").nth(1).wait_for()
+    for _ in range(2):
+        page.locator("li:has(.film.reading) .remove").first.click()
+    for route in held:
+        route.continue_()
+    page.locator(".film.done, .film.urgent").nth(1).wait_for()
+    assert page.locator(".film .name").all_inner_texts() == ["2.jpg", "3.jpg"]
 
 
 def test_a_jpeg_gets_dicom_objects_of_the_patient_and_study_that_a_person_gives(page, address):
@@ -424,6 +473,53 @@ def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, proj
     assert save.is_enabled()
 
 
+def test_what_is_said_while_it_is_saved_is_not_saved_yet(page, project, tmp_path):
+    film = tmp_path / "twice.png"
+    Image.open(EXAMPLE).save(film, compress_level=4)  # no film that another test corrects
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Accept all").click()
+    page.get_by_label("Your name").fill("A reader")
+    for device in ENDINGS:
+        page.get_by_label(f"State of {device}").select_option("Normal")
+    held = []
+    page.route("**/corrections", lambda route: held.append(route))
+    page.get_by_role("button", name="Save").dblclick()
+    page.get_by_label("Comment").fill("meanwhile")
+    page.wait_for_timeout(100)
+    assert len(held) == 1
+    held[0].continue_()
+    page.unroute("**/corrections")
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    journal = (project / "corrections.jsonl").read_text().splitlines()
+    assert sum('"twice"' in line for line in journal) == 1 and "meanwhile" not in journal[-1]
+    assert page.get_by_label("Comment").input_value() == "meanwhile"
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_label("Remove twice.png").click()
+    assert len(asked) == 1 and "not saved" in asked[0]
+    page.get_by_role("button", name="Save").click()
+    page.locator(".correct .main:not([aria-disabled])").wait_for()
+    page.get_by_label("Remove twice.png").click()
+    assert len(asked) == 1 and "meanwhile" in (project / "corrections.jsonl").read_text()
+
+
+def test_what_is_being_typed_outlasts_a_panel_that_is_built_anew(page, tmp_path):
+    film = tmp_path / "typed.png"
+    Image.open(EXAMPLE).save(film, compress_level=5)
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_label("Your name").fill("A r")
+    page.get_by_label("Device to draw").select_option("CVC")
+    page.get_by_label("Comment").press_sequentially("tip low")
+    page.keyboard.press("ArrowLeft")
+    page.evaluate("document.querySelector('[data-do=lines]').click()")  # as a search of similar films that ends
+    page.keyboard.type("s")
+    assert page.get_by_label("Comment").input_value() == "tip losw"
+    assert page.get_by_label("Your name").input_value() == "A r"
+    assert page.get_by_label("Device to draw").input_value() == "CVC"
+
+
 ENDINGS = {"ETT": "Normal", "NGT": "Tip not seen", "CVC": "Tip not seen, normal"}
 
 
@@ -466,6 +562,36 @@ def test_a_tip_that_is_not_seen_is_said_and_saved(page, address, project, tmp_pa
     page.keyboard.press("e")
     page.locator(".correct", has_text="Saved by A reader").wait_for()
     assert {device: chosen(page, device) for device in ENDINGS} == ENDINGS
+
+
+def test_a_line_is_drawn_and_the_carina_moved_by_the_keyboard(page, tmp_path):
+    film = tmp_path / "keys.png"
+    Image.open(EXAMPLE).save(film, compress_level=6)
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Draw a line").click()
+    steps = ["ArrowUp", "Space", *["Shift+ArrowDown"] * 3, "Space", "ArrowLeft", "Space", "Backspace"]
+    for key in [*steps, "Enter"]:
+        page.keyboard.press(key)
+    assert page.locator(".correct .name", has_text="drawn").count() == 1
+    handles = page.locator("svg circle.handle")
+    handles.nth(1).wait_for()
+    first, second = (handles.nth(k).bounding_box() for k in range(handles.count()))
+    assert (second["x"] - first["x"], second["y"] - first["y"]) == pytest.approx((0, 120), abs=1)
+    drawn = "document.querySelector('svg path.carina')?.getAttribute('d')"
+    before = page.evaluate(drawn)
+    for key in (".", ".", "Shift+ArrowUp"):  # the line's end, then the carina
+        page.keyboard.press(key)
+    until(page, lambda: page.evaluate(drawn) != before)
+    (x, y), (to_x, to_y) = (map(float, d[1:].split("L")[0].split()) for d in (before, page.evaluate(drawn)))
+    assert to_y < y and to_x == pytest.approx(x, abs=0.5)
+    page.keyboard.press("Control+z")
+    until(page, lambda: page.evaluate(drawn) == before)
+    page.keyboard.press("Control+z")
+    assert page.locator(".correct .name", has_text="drawn").count() == 0
+    page.get_by_role("button", name="Draw a line").click()
+    page.get_by_role("button", name="Cancel").press("Enter")  # it is not the stage's
+    assert page.get_by_role("button", name="Draw a line").is_visible()
 
 
 def test_a_drawn_line_is_saved_once_its_state_is_chosen(page, project, tmp_path):

@@ -43,7 +43,7 @@ def read(
     for place, (_, _, data) in zip(queue.result_places(film, len(results)), results, strict=True):
         with replacing(place) as aside:
             aside.write_bytes(data)
-    queue.read(film, [(kind, uid) for kind, uid, _ in results], urgent, to)
+    queue.add_results(film, [(kind, uid) for kind, uid, _ in results], urgent, to)
 
 
 def deliver(queue: FilmQueue, to: str = TO) -> None:
@@ -120,7 +120,7 @@ class TestFilms:
         (second,) = queue.take(9)
         assert second.path != first.path
         assert queue.earlier_results(second) == (("sr", "2.25.1", ""), ("sc", "2.25.2", ""))
-        queue.is_of(first, "1.2.9")
+        queue.note_study(first, "1.2.9")
         assert queue.earlier_results(second) == (("sr", "2.25.1", "1.2.9"), ("sc", "2.25.2", "1.2.9"))
         read(queue, second, [("sr", "2.25.3", b"new")], False, [TO])
         deliver(queue)
@@ -304,12 +304,23 @@ class TestDeliveries:
         assert states(queue) == {"delivered": 2, "skipped": 2} and not [*queue.folder.glob("*/*.dcm")]
 
     def test_what_is_wrong_with_a_destination_is_known_until_it_is_not(self, queue):
-        queue.problem(TO, "does not answer")
-        queue.problem(TO, "rejects the association")
+        queue.set_problem(TO, "does not answer")
+        queue.set_problem(TO, "rejects the association")
         (problem,) = queue.status()["unreachable"]
         assert (problem["name"], problem["problem"]) == (TO, "rejects the association")
-        queue.problem(TO, "")
+        queue.clear_problem(TO)
         assert queue.status()["unreachable"] == []
+
+    def test_it_is_done_with_once_what_waits_there_is_discarded(self, queue):
+        for number, name in enumerate((TO, "OTHER")):
+            add(queue, number)
+            (film,) = queue.take(1)
+            read(queue, film, SR, False, [name])
+            queue.set_problem(name, "does not answer")
+        for parcel in queue.waiting(TO, 9):
+            queue.refused(parcel, "deferred too often")
+        queue.discard()
+        assert [each["name"] for each in queue.status()["unreachable"]] == ["OTHER"]
 
 
 class TestFaults:
@@ -389,7 +400,7 @@ def read(film, data):
     (place,) = queue.result_places(film, 1)
     with replacing(place) as aside:
         aside.write_bytes(b"of " + data)
-    queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}")], False, ["TO"])
+    queue.add_results(film, [("sr", f"2.25.{film.sop_uid[4:]}")], False, ["TO"])
 
 queue._connection.set_trace_callback(traced)
 queue.resume(["TO"])

@@ -6,16 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pydicom
 import pytest
 
 from cxrlines.core.errors import Error
+from cxrlines.core.findings import json_schema
 from cxrlines.pacs import mercure_module
 from cxrlines.pacs.mercure_module import RESULT, TASK, ModuleSettings, module_folders, read_settings, run_module
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
+from cxrlines.task import STUDY_COLUMN
 
 EXAMPLE = Path(__file__).parents[2] / "src/cxrlines/embedded/example.jpg"
+STUDY = "1.2.826.0.1.3680043.10.7"
 FILM, BROKEN = "1.2.3#1.2.3.4", "1.2.3#1.2.3.5"
 
 
@@ -23,7 +27,7 @@ FILM, BROKEN = "1.2.3#1.2.3.4", "1.2.3#1.2.3.5"
 def films(tmp_path_factory) -> Path:
     """A film as mercure names it, one cut in the middle, its result, a PDF, and the task."""
     folder = tmp_path_factory.mktemp("in")
-    film = wrapped(EXAMPLE.read_bytes(), "P-SECRET", "1.2.826.0.1.3680043.10.7")
+    film = wrapped(EXAMPLE.read_bytes(), "P-SECRET", STUDY)
     (folder / f"{FILM}.dcm").write_bytes(film)
     (folder / f"{BROKEN}.dcm").write_bytes(film[: len(film) // 3])
     (folder / "notes.pdf").write_bytes(b"%PDF-1.7")
@@ -46,7 +50,9 @@ def test_a_film_that_fails_costs_the_others_nothing(done, films):
     assert not any(name.startswith(FILM) and name.endswith((".png", "#pr.dcm")) for name in names)
     report = pydicom.dcmread(out / f"{FILM}#sr.dcm")
     assert report.Modality == "SR" and report.PatientID == "P-SECRET"
-    assert json.loads((out / f"{FILM}.json").read_text())["labels"]
+    found = json.loads((out / f"{FILM}.json").read_text())
+    jsonschema.validate([found], json_schema())
+    assert found["film"] == f"{FILM}.dcm" and found[STUDY_COLUMN] == STUDY and found["labels"]
     assert {path.name for path in films.iterdir()} == {f"{FILM}.dcm", f"{BROKEN}.dcm", "notes.pdf", TASK}
 
 
@@ -73,7 +79,7 @@ def test_a_film_whose_results_cannot_be_made_costs_the_others_nothing(tmp_path, 
     """pydicom raises OSError for a value that it cannot encode; a film without a study is for its sender to correct."""
     there, out = tmp_path / "in", tmp_path / "out"
     there.mkdir()
-    film = wrapped(EXAMPLE.read_bytes(), "P-SECRET", "1.2.826.0.1.3680043.10.7")
+    film = wrapped(EXAMPLE.read_bytes(), "P-SECRET", STUDY)
     for name in ("a", "b", "c"):
         (there / f"{name}.dcm").write_bytes(film)
     without = pydicom.dcmread(there / "b.dcm")
@@ -97,6 +103,23 @@ def test_a_film_whose_results_cannot_be_made_costs_the_others_nothing(tmp_path, 
         and "--" not in run.errors["b.dcm"]
     )
     assert {path.name for path in out.glob("*.dcm")} == {f"c#{kind}.dcm" for kind in ("sr", "sc")} | {"c#pr.dcm"}
+
+
+def test_a_film_that_cannot_be_opened_is_no_file_of_another_kind(tmp_path, monkeypatch):
+    there, open_file = tmp_path / "in", Path.open
+    there.mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        (there / name).write_bytes(wrapped(EXAMPLE.read_bytes(), "P-SECRET", STUDY))
+
+    def denied(path, *given, **more):
+        if path.name == "a.dcm":
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, *given, **more)
+
+    monkeypatch.setattr(Path, "open", denied)
+    run = run_module(there, tmp_path / "out")
+    assert (run.read, list(run.errors), run.faults, run.passed_over) == (1, ["a.dcm"], 0, {})
+    assert "Permission denied" in run.errors["a.dcm"] and str(there) not in run.errors["a.dcm"]
 
 
 @pytest.mark.parametrize("process", [{}, [], {"settings": {}}, {"settings": None}])

@@ -21,7 +21,7 @@ from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
 from cxrlines.core.quality import Quality
 from cxrlines.lab.intact_films import as_dicom
-from cxrlines.pacs import node, result_writers
+from cxrlines.pacs import film_queue, node, result_writers
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import CUT, LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
@@ -79,7 +79,7 @@ def bench(tmp_path, monkeypatch, wait_until):
     """Runs films through a pool and a destination until all of them are settled; the queue."""
     monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
     monkeypatch.setattr(node, "POLL_S", 0.01)
-    queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1)
+    queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1, 60)
 
     def run(
         films: Sequence[bytes], pool: Pool, destination: Destination, kinds: tuple[Kind, ...] = tuple(Kind)
@@ -192,7 +192,7 @@ def test_a_destination_that_hangs_does_not_keep_a_node_from_ending(tmp_path, mon
     queue.add(film(1), "1", "1.2.3.1", "MODALITY@10.0.0.7")
     (taken,) = queue.take(1)
     queue.result_places(taken, 1)[0].write_bytes(b"report")
-    queue.read(taken, [("sr", "2.25.1")], False, [Hanging.name])
+    queue.add_results(taken, [("sr", "2.25.1")], False, [Hanging.name])
     courier = Courier(queue, audit, Hanging(), stop)
     courier.start()
     assert begun.wait(60)
@@ -211,6 +211,28 @@ def test_a_destination_that_comes_and_goes(bench):
     assert counts(queue) == {"delivered": 2} and queue.status()["unreachable"] == []
     taken = [name for name, verdict in destination.sent if verdict is Verdict.TAKEN]
     assert sorted(taken) == [f"{number}-{place}.dcm" for number in (1, 2) for place in range(3)]
+
+
+def test_a_destination_to_which_nothing_waits_any_more_has_no_problem(tmp_path, monkeypatch, wait_until):
+    """Its results have become dead letters, and are not sent again."""
+    for module in (film_queue, node):
+        monkeypatch.setattr(module, "MAX_TRIES", 2)
+    monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
+    monkeypatch.setattr(node, "POLL_S", 0.01)
+    queue, audit, stop = FilmQueue(tmp_path), AuditLog(tmp_path), threading.Event()
+    queue.add(film(1), "1", "1.2.3.1", "MODALITY@10.0.0.7")
+    (taken,) = queue.take(1)
+    queue.result_places(taken, 1)[0].write_bytes(b"report")
+    queue.add_results(taken, [("sr", "2.25.1")], False, [Destination.name])
+    courier = Courier(queue, audit, Destination(*[Answer(Verdict.DEFERRED, "status 0xA700")] * 2), stop)
+    courier.start()
+    try:
+        wait_until(lambda: queue.status()["dead_letters"] and not queue.status()["unreachable"])
+    finally:
+        stop.set()
+        courier.join(60)
+    audit.close()
+    queue.close()
 
 
 def test_a_fault_of_a_destination_costs_no_result(bench):
@@ -322,7 +344,7 @@ def test_what_is_deferred_waits_while_others_go(tmp_path, monkeypatch, wait_unti
         (taken,) = queue.take(1)
         for place in queue.result_places(taken, 2):
             place.write_bytes(b"result")
-        queue.read(taken, [("sr", f"2.25.{number}"), ("sc", f"2.25.9{number}")], False, [Full.name])
+        queue.add_results(taken, [("sr", f"2.25.{number}"), ("sc", f"2.25.9{number}")], False, [Full.name])
 
     try:
         results_of(1)
@@ -372,7 +394,7 @@ def test_what_is_not_read(elements, why):
 def test_the_command_shows_how_a_queue_stands(tmp_path):
     queue = FilmQueue(tmp_path / "queue")
     queue.add(b"film", "digest", "1.2.3", "MODALITY@10.0.0.7")
-    queue.problem("PACS@10.0.0.5:104", "does not answer")
+    queue.set_problem("PACS@10.0.0.5:104", "does not answer")
     queue.close()
     command = ["listen", "--status", "--queue", str(tmp_path / "queue")]
     text = CliRunner().invoke(cli.app, command).output

@@ -22,7 +22,7 @@ UIDS = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "SOPInstanc
 
 @pytest.fixture(scope="module")
 def writers():
-    made = ResultWriters(1)
+    made = ResultWriters(1, 60)
     yield made
     made.close()
 
@@ -81,6 +81,18 @@ def test_an_error_of_pydicom_is_no_error_of_the_disk(order, monkeypatch):
 
 def raises(error: Exception) -> None:
     raise error
+
+
+def test_a_process_that_hangs_is_ended_and_replaced(writers, order, monkeypatch):
+    assert isinstance(writers.write(lambda: order(FOUND)).result(60), tuple)
+    (child,) = writers._team.children.values()
+    os.kill(child.process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(writers._team, "seconds", 0.2)
+    fault = writers.write(lambda: order(FOUND)).result(60)
+    assert isinstance(fault, ReadingFault) and "longer than 0.2 s" in str(fault)
+    assert child.process.returncode is not None
+    monkeypatch.undo()
+    assert isinstance(writers.write(lambda: order(FOUND)).result(60), tuple)
 
 
 def test_a_process_that_is_killed_is_replaced(writers, order):

@@ -31,9 +31,9 @@ def queue(tmp_path):
         if film.number == 2:
             made.give_up(film, FilmState.DEAD, "<script>alert(1)</script>")
         else:
-            made.read(film, [("sr", f"2.25.{film.number}")], film.number == 3, [TO])
+            made.add_results(film, [("sr", f"2.25.{film.number}")], film.number == 3, [TO])
     made.delivered(next(parcel for parcel in made.waiting(TO, 9) if parcel.film == 1))
-    made.problem(TO, "does not answer")
+    made.set_problem(TO, "does not answer")
     made.count("CT Image Storage")
     yield made
     made.close()
@@ -66,7 +66,8 @@ def test_it_says_what_the_status_says(queue):
     said = dict(re.findall(r"(\w+) +(\d+)", text[text.index("received") : text.index("Urgent")]))
     assert {state: int(n) for state, n in said.items()} == status["films"]
     assert "2 matters need a person" in text and "The oldest film under way is 3" in text
-    assert "does not answer" in text and "CT Image Storage" in text and "Urgent, not delivered" in text
+    assert "Destinations with a problem" in text and "does not answer" in text
+    assert "CT Image Storage" in text and "Urgent, not delivered" in text
     empty = status | {"dead_letters": [], "unreachable": [], "urgent_waiting": [], "oldest_waiting": None}
     text = words(page("NODE", empty))
     assert "All is well" in text and "Dead letters" not in text and "Urgent" not in text

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 
-from cxrlines.core.errors import ReadingFault
+from cxrlines.core.errors import Error, OverTime, ReadingFault
 from cxrlines.core.film import FilmError
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import tokens
 from cxrlines.reading.index import Index, IndexedFilm, IndexFileError, embedder_of
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
+from cxrlines.web import similar_films
 from cxrlines.web.api import make_guard
 from cxrlines.web.similar_films import COUNT, Query, SimilarFilms, similar
 
@@ -59,7 +61,22 @@ def test_the_nearest_are_shown_and_none_of_the_same_patient(index):
 def test_an_index_of_another_kind_is_refused_at_the_start(tmp_path):
     (tmp_path / "x").write_bytes(b"no index")
     with pytest.raises(IndexFileError, match="no complete safetensors file"):
-        SimilarFilms(None, tmp_path / "x")
+        SimilarFilms(None, tmp_path / "x", 60)
+
+
+def die(_query: Query) -> None:
+    os.abort()
+
+
+def hang(_query: Query) -> None:
+    time.sleep(600)
+
+
+@pytest.mark.parametrize(("search", "seconds", "why"), [(die, 60, "ended"), (hang, 0.2, r"longer than 0\.2 s")])
+def test_a_process_that_dies_or_hangs_as_it_loads_is_an_error_at_the_start(tmp_path, monkeypatch, search, seconds, why):
+    monkeypatch.setattr(similar_films, "similar", search)
+    with pytest.raises(Error, match=rf"--index .*x: .* {why} as it loaded it"):
+        SimilarFilms(None, tmp_path / "x", seconds)
 
 
 class Known:
@@ -88,7 +105,7 @@ def test_the_page_may_ask_where_there_is_an_index(web):
 
 @pytest.mark.doors
 def test_another_process_searches_and_a_new_one_when_that_dies(index):
-    search = SimilarFilms(None, index)
+    search = SimilarFilms(None, index, 60)
     try:
         wanted = similar(Query(EXAMPLE, None, index))
         assert asyncio.run(search.of(EXAMPLE)) == wanted
@@ -99,6 +116,11 @@ def test_another_process_searches_and_a_new_one_when_that_dies(index):
             asyncio.run(search.of(EXAMPLE))
         assert asyncio.run(search.of(EXAMPLE)) == wanted
         with pytest.raises(FilmError):
+            asyncio.run(search.of(b"no film"))
+        (child,) = search._team.children.values()
+        os.kill(child.process.pid, signal.SIGSTOP)
+        search._team.seconds = 0.2
+        with pytest.raises(OverTime):
             asyncio.run(search.of(b"no film"))
     finally:
         search.close()

@@ -3,7 +3,7 @@
 All points are [x, y] in px of the original film, pixel centres at whole numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -283,6 +283,17 @@ class PredictionJson(FindingsJson, FilmJson):
     tta: list[str]
     seconds: float
     notice: str
+
+
+def prediction_json(
+    findings: Findings, film: str, study: str, bundle: str, tta: Sequence[str], notice: str
+) -> dict[str, Any]:
+    """Findings as `PredictionJson`: of the file `film` with the name `study`."""
+    return (
+        {"film": film, STUDY_COLUMN: study}
+        | findings.as_dict()
+        | {"bundle": bundle, "tta": list(tta), "seconds": findings.seconds, "notice": notice}
+    )
 
 
 _FINDINGS: TypeAdapter[Any] = TypeAdapter(FindingsJson)

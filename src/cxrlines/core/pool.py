@@ -21,7 +21,8 @@ Result = TypeVar("Result")
 
 AHEAD = 4
 """Items in work, or done and not yet fetched, for each process: it stays busy, and memory flat."""
-
+BEGIN_S = 300.0
+"""Longest that a process may take to begin: it imports what its work needs."""
 
 # malloc.h of glibc: the parameters of mallopt and values that never trim and never mmap.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -93,10 +94,14 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers:
 
 
 class Team:
-    """A worker process for each thread that asks, begun at its first item, and again when one died."""
+    """A worker process for each thread that asks, begun at its first item, and again when one died.
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        self.work, self.lock, self.stopped = pickle.dumps(work), threading.Lock(), False
+    `seconds`: how long an item may take before its process is ended (None: no limit).
+    """
+
+    def __init__(self, work: Callable[[Any], Any], seconds: float | None = None) -> None:
+        self.work, self.seconds = pickle.dumps(work), seconds
+        self.lock, self.stopped = threading.Lock(), False
         self.children: dict[int, Child] = {}  # by the thread that asks it
 
     def ask(self, item: Any) -> Any:
@@ -107,15 +112,11 @@ class Team:
             return None
 
     def result(self, item: Any) -> Any:
-        """As `ask`; `Died` if the process died: a native decoder took it down, or the system did."""
+        """As `ask`; `Died` if the process died: a native decoder took it down, or the system did, or its time did."""
         message, me = pickle.dumps(item), threading.get_ident()
-        child = self.children.get(me) or self._begin(me)
-        try:
-            return _answer(child, message)
-        except Died:
-            with self.lock:
-                self.children.pop(me).kill()
-            raise
+        if me not in self.children:
+            self._begin(me)
+        return self._answer(me, message, self.seconds)
 
     def stop(self) -> None:
         """End the processes; what they are at is lost."""
@@ -124,24 +125,28 @@ class Team:
             for child in self.children.values():
                 child.process.kill()  # and no more: its thread is at its connection
 
-    def _begin(self, me: int) -> Child:
+    def _begin(self, me: int) -> None:
         with self.lock:
             if self.stopped:
                 raise Error("stopped")
-            child = self.children[me] = Child("cxrlines.core.pool")
+            self.children[me] = Child("cxrlines.core.pool")
         try:
-            _answer(child, self.work)
+            self._answer(me, self.work, BEGIN_S)
+        except Died as died:
+            raise Error(f"a worker process {died} as it began", "use fewer workers, or free memory") from None
+
+    def _answer(self, me: int, message: bytes, seconds: float | None) -> Any:
+        child = self.children[me]
+        try:
+            child.send(message)
+            succeeded, value = pickle.loads(child.receive(seconds))  # noqa: S301 - from a child of ours
         except Died:
-            raise Error("a worker process ended as it began", "use fewer workers, or free memory") from None
-        return child
-
-
-def _answer(child: Child, message: bytes) -> Any:
-    child.send(message)
-    succeeded, value = pickle.loads(child.receive())  # noqa: S301 - from a child of ours
-    if not succeeded:
-        raise value
-    return value
+            with self.lock:
+                self.children.pop(me).kill()
+            raise
+        if not succeeded:
+            raise value
+        return value
 
 
 def serve() -> None:

@@ -7,6 +7,8 @@ notebook, a daemonic process, a forked server), and nobody waits for them at exi
 import json
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 import warnings
@@ -18,6 +20,8 @@ from pathlib import Path
 
 PATIENCE_S = 5.0
 """How often a child checks that its parent is alive: the connection stays open where a fork of the parent holds it."""
+STALLED_S = 60.0
+"""Longest that a message may stand still on its way to a child or from it: a child that is stopped reads none."""
 CGROUP = Path("/sys/fs/cgroup")
 """Where a Linux container sees its own limits."""
 BOOT = """
@@ -65,23 +69,29 @@ class Child:
             self.process = subprocess.Popen(
                 command, stdin=_stdin_of(theirs), stdout=out, stderr=out, start_new_session=True
             )
+        _limit_stalls(ours)
         self.connection = ours
         self._end = weakref.finalize(self, _kill, self.process, ours, os.getpid())
 
     def send(self, *messages: bytes | memoryview) -> None:
-        """Send messages; `Died` if the process ended."""
+        """Send messages; `Died` if the process ended, `Overdue` if it stops reading them."""
         try:
             for message in messages:
                 self.connection.send_bytes(message)
+        except BlockingIOError:
+            raise Overdue(f"read no message for {STALLED_S:g} s") from None
         except OSError:
             raise Died("ended") from None
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """The next message. `Died` if the process ended, `Overdue` if none begins within `seconds` (None: no limit)."""
+        """The next message. `Died` if the process ended, `Overdue` if none begins within `seconds` (None: no limit), or
+        it is not sent to its end."""
         try:
             if not self.connection.poll(seconds):
                 raise Overdue(f"took longer than {seconds:g} s")
             return self.connection.recv_bytes()
+        except BlockingIOError:
+            raise Overdue(f"stopped for {STALLED_S:g} s within its answer") from None
         except (EOFError, OSError):
             raise Died("ended") from None
 
@@ -107,6 +117,9 @@ if sys.platform == "win32":
     def _connection_of(number: int) -> PipeConnection:
         return PipeConnection(msvcrt.get_osfhandle(number))
 
+    def _limit_stalls(connection: PipeConnection) -> None:
+        """Nothing: a named pipe has no such limit."""
+
 else:
 
     def _stdin_of(connection: Connection) -> int:
@@ -114,6 +127,15 @@ else:
 
     def _connection_of(number: int) -> Connection:
         return Connection(number)
+
+    def _limit_stalls(connection: Connection) -> None:
+        """Have the system end what blocks for `STALLED_S` within a message by `BlockingIOError`."""
+        whole, rest = divmod(STALLED_S, 1)
+        limit = struct.pack("@ll", int(whole), int(1e6 * rest))  # a `timeval`
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.setblocking(True)  # whatever this process has as its default timeout
+            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                same.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def _kill(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:

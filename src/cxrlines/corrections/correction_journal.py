@@ -87,16 +87,18 @@ class Journal:
             finally:
                 os.close(handle)
 
-    def append(self, entry: dict[str, Any]) -> None:
-        """Add an entry, within `locked`. `OutputError`: the disk is full or the like; the journal is as it was."""
-        line = line_of(entry)
+    def append(self, *entries: dict[str, Any]) -> None:
+        """Add one entry or more, within `locked`. `OutputError`: the disk is full or the like; the journal is as it
+        was."""
+        lines = [line_of(entry) for entry in entries]
+        data = b"".join(lines)
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.ftruncate(handle, self._read)  # what a killed process left of a line
                 os.lseek(handle, self._read, os.SEEK_SET)
                 try:
-                    _write_all(handle, line)
+                    _write_all(handle, data)
                     os.fsync(handle)
                 except OSError:
                     os.ftruncate(handle, self._read)
@@ -107,8 +109,8 @@ class Journal:
                 sync(self.path.parent)
         except OSError as error:
             raise self._refused(error) from None
-        self.entries.append(entry)
-        self._read, self._last = self._read + len(line), line
+        self.entries += entries
+        self._read, self._last = self._read + len(data), lines[-1]
 
     def _refused(self, error: OSError) -> OutputError:
         what = f"{self.path}: cannot be written ({error.strerror})"

@@ -46,6 +46,7 @@ def import_tasks(project: Project, file: Path, author: str | None = None) -> dic
     Raises:
         LabelStudioError: it is no such export, or annotations cannot be taken over: how many, for what reasons, and the
             first of each.
+        OutputError: the disk is full, read-only or the like; it says so where only the tables could not be written.
     """
     counts = {"corrected": 0, "unchanged": 0, "older than the project's": 0, "no annotation": 0}
     found: list[tuple[SavedFilm, Correction]] = []
@@ -70,11 +71,15 @@ def import_tasks(project: Project, file: Path, author: str | None = None) -> dic
     if problems:
         each = "; ".join(f"{count} x {kind} (first in {first[kind]})" for kind, count in problems.items())
         raise LabelStudioError(f"{file}: {each}", "correct them there; nothing was taken over")
+    histories = {film.id: film.history for film in project.films()}
+    new: list[tuple[str, Correction]] = []
     for film, correction in found:
-        outcome = _outcome(correction, project.load(film.id).history, author)
+        outcome = _outcome(correction, histories[film.id], author)
         counts[outcome] += 1
         if outcome == "corrected":
-            project.correct(film.id, correction)
+            histories[film.id] += (correction,)
+            new.append((film.id, correction))
+    project.correct_all(new)
     return counts
 
 

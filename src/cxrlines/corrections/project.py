@@ -12,7 +12,7 @@ PROJECT/
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -179,16 +179,24 @@ class Project:
                 _put(known.file, film)
             elif not known.file.is_file() or known.file.stat().st_size != len(film):  # gone or cut meanwhile
                 _put(known.file, film)
-            self._append(known, findings, correction)
+            if findings is not None:
+                known = self._with_findings(known, findings)
+            self._append(self._entry(known, correction))
         return known.id
 
     def correct(self, id: str, correction: Correction) -> None:
         """Add a correction of a film that the project has; what the model had found stays as it is. As `save`."""
-        known = self.load(id)
-        self._check(correction, known.findings, known.shape)
-        with self._journal.locked():
-            self._replay()
-            self._append(self._films[id], None, correction)
+        self.correct_all([(id, correction)])
+
+    def correct_all(self, corrections: Sequence[tuple[str, Correction]]) -> None:
+        """As `correct`, of the films of these ids, in this order: all corrections are added, or none."""
+        for id, correction in corrections:
+            known = self.load(id)
+            self._check(correction, known.findings, known.shape)
+        if corrections:
+            with self._journal.locked():
+                self._replay()
+                self._append(*(self._entry(self._films[id], correction) for id, correction in corrections))
 
     def _make(self) -> None:
         folder = self.folder
@@ -243,30 +251,32 @@ class Project:
         file = self.folder / FILMS / f"{id}{SUFFIXES[kind_of(film) or decoded.format]}"
         return SavedFilm(id, file, digest, _shape(decoded), patient or id, name, None, ())
 
-    def _append(self, film: SavedFilm, findings: Mapping[str, Any] | None, correction: Correction) -> None:
-        if findings is not None:
-            text = json.dumps(findings, indent=1, allow_nan=False) + "\n"
-            place = self.folder / FINDINGS / f"{film.id}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-            if not place.exists():
-                write_text(place, text)
-            film = replace(film, findings_file=place)
-        self._journal.append(
-            {
-                "film": film.id,
-                "file": film.file.relative_to(self.folder).as_posix(),
-                "sha256": film.sha256,
-                "shape": list(film.shape),
-                "patient": film.patient,
-                "name": film.name,
-                "findings": film.findings_file and film.findings_file.relative_to(self.folder).as_posix(),
-                "correction": correction.model_dump(mode="json"),
-            }
-        )
+    def _with_findings(self, film: SavedFilm, findings: Mapping[str, Any]) -> SavedFilm:
+        text = json.dumps(findings, indent=1, allow_nan=False) + "\n"
+        place = self.folder / FINDINGS / f"{film.id}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+        if not place.exists():
+            write_text(place, text)
+        return replace(film, findings_file=place)
+
+    def _entry(self, film: SavedFilm, correction: Correction) -> dict[str, Any]:
+        return {
+            "film": film.id,
+            "file": film.file.relative_to(self.folder).as_posix(),
+            "sha256": film.sha256,
+            "shape": list(film.shape),
+            "patient": film.patient,
+            "name": film.name,
+            "findings": film.findings_file and film.findings_file.relative_to(self.folder).as_posix(),
+            "correction": correction.model_dump(mode="json"),
+        }
+
+    def _append(self, *entries: dict[str, Any]) -> None:
+        self._journal.append(*entries)
         self._replay()
         try:
             self._write_tables()
         except OutputError as error:
-            raise OutputError(f"the correction is kept in {JOURNAL}, but {error.what}", error.way_out) from None
+            raise OutputError(f"what was corrected is kept in {JOURNAL}, but {error.what}", error.way_out) from None
 
     def _write_tables(self) -> None:
         films = [CorrectedFilm(film.id, film.patient, film.correction) for film in self._films.values()]

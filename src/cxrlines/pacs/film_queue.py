@@ -168,15 +168,15 @@ class FilmQueue(QueueDatabase):
         )
         return tuple((row["kind"], row["sop_uid"], row["study"]) for row in rows)
 
-    def is_of(self, film: QueuedFilm, study_uid: str) -> None:
+    def note_study(self, film: QueuedFilm, study_uid: str) -> None:
         """Note a film's study, for results that replace its own."""
         self.execute("INSERT OR REPLACE INTO studies VALUES (?,?)", (film.number, study_uid))
 
     def result_places(self, film: QueuedFilm, count: int) -> tuple[Path, ...]:
-        """Where the results of a film are to be, whole and on disk, before `read`."""
+        """Where the results of a film are to be, whole and on disk, before `add_results`."""
         return tuple(self._result_path(film.number, place) for place in range(count))
 
-    def read(
+    def add_results(
         self, film: QueuedFilm, results: Sequence[tuple[str, str]], urgent: bool, destinations: Sequence[str]
     ) -> None:
         """The results of a film, each (kind, SOP Instance UID), are at their `result_places`, for every destination."""
@@ -238,16 +238,17 @@ class FilmQueue(QueueDatabase):
         else:
             self.execute("UPDATE deliveries SET tries=tries+1, reason=? WHERE number=?", (reason, parcel.number))
 
-    def problem(self, destination: str, reason: str) -> None:
-        """A destination cannot be reached, and why; an empty reason: it can again."""
-        with self.transaction() as db:
-            if not reason:
-                db.execute("DELETE FROM destinations WHERE name=?", (destination,))
-            else:
-                db.execute(
-                    "INSERT INTO destinations VALUES (?,?,?) ON CONFLICT (name) DO UPDATE SET problem=excluded.problem",
-                    (destination, reason, now()),
-                )
+    def set_problem(self, destination: str, reason: str) -> None:
+        """A destination does not take what it is sent, and why."""
+        self.execute(
+            "INSERT INTO destinations VALUES (?,?,?) ON CONFLICT (name) DO UPDATE SET problem=excluded.problem",
+            (destination, reason, now()),
+        )
+
+    def clear_problem(self, destination: str) -> None:
+        """A destination takes what it is sent; its problem stays while something waits that it deferred."""
+        deferred = "SELECT 1 FROM deliveries WHERE destination=name AND state='waiting' AND tries>0"
+        self.execute(f"DELETE FROM destinations WHERE name=? AND NOT EXISTS ({deferred})", (destination,))
 
     def discard(self) -> tuple[int, int]:
         """Give up dead letters, and films that were not read, for good; how many of each. Files go with them, but those
@@ -259,6 +260,8 @@ class FilmQueue(QueueDatabase):
             unread = {row["number"] for row in db.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,))}
             change = "UPDATE films SET state=?, reason='discarded: ' || reason WHERE state=?"
             db.execute(change, (FilmState.SKIPPED, FilmState.DEAD))
+            waiting = "SELECT 1 FROM deliveries WHERE destination=name AND state='waiting'"
+            db.execute(f"DELETE FROM destinations WHERE NOT EXISTS ({waiting})")
         self._delete_films(done | unread)
         return dropped, len(unread)
 

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import OutputError, check_outputs, file_names, readable, replacing, write_text
 from cxrlines.core.film import FilmError, NotAFilm, film_name
-from cxrlines.core.findings import Findings
+from cxrlines.core.findings import Findings, prediction_json
 from cxrlines.core.text import must_be, plural
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
-from cxrlines.io.films import is_film, kind_of, read_bytes, read_film
+from cxrlines.io.films import kind_of, read_bytes, read_film
 from cxrlines.pacs.result_writers import of_sender
-from cxrlines.reading.bundle import EMBEDDED, NOTICE, load_bundle
+from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.engines.choice import engine_name
 from cxrlines.reading.reader import Reader
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
@@ -158,7 +158,7 @@ def run_module(films: Path, out: Path, *, progress: Callable[[int, int | None], 
     names = {path: stem if shared[stem] == 1 else path.name for path, stem in stems.items()}
     plain = file_names(names.values(), "")
     for path, found in zip(wanted, reader.read_many(wanted, progress), strict=True):
-        _finish(path, found, out / plain[names[path]], settings, read_by, run)
+        _finish(path, found, out / plain[names[path]], settings, read_by, bundle.notice, run)
     write_text(out / RESULT, json.dumps(run.as_dict(), indent=1) + "\n")
     return run
 
@@ -169,21 +169,26 @@ def _refused(problem: Mapping[str, Any]) -> str:
 
 def _is_wanted(path: Path, run: ModuleRun) -> bool:
     """Whether a file is to be read; counts it in `run` if not."""
-    if not is_film(path):
-        run.passed_over["file that is no film"] += 1
-        return False
     try:
-        kind = own_or_derived(parse(read_bytes(path), ORIGIN_KEYWORDS)) if _is_dicom(path) else None
+        film = read_bytes(path)
+    except FilmError as error:
+        run.errors[path.name] = _reason(path, error)
+        return False
+    other = _other_kind(film)
+    if other is not None:
+        run.passed_over[other] += 1
+    return other is None
+
+
+def _other_kind(file: bytes) -> str | None:
+    """What a file is that is none to be read; None: it is to be read."""
+    kind = kind_of(file)
+    if kind != "DICOM":
+        return "file that is no film" if kind is None else None
+    try:
+        return own_or_derived(parse(file, ORIGIN_KEYWORDS))
     except FilmError:
-        kind = None  # reading it says what is wrong
-    if kind is not None:
-        run.passed_over[kind] += 1
-    return kind is None
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return kind_of(file.read(132)) == "DICOM"
+        return None  # reading it says what is wrong
 
 
 def _finish(
@@ -192,6 +197,7 @@ def _finish(
     place: Path,
     settings: ModuleSettings,
     read_by: ReadBy,
+    notice: str,
     run: ModuleRun,
 ) -> None:
     """Write the results of a film and count it. Raises `OutputError` alone."""
@@ -207,16 +213,17 @@ def _finish(
     fault = found if isinstance(found, ReadingFault) else None
     try:
         if isinstance(found, Findings) and settings.json_files:
-            values = found.as_dict() | {"bundle": read_by.weights, "notice": NOTICE}
+            study = found.study_uid or film_name(path)
+            values = prediction_json(found, path.name, study, read_by.weights, read_by.tta, notice)
             write_text(place.with_name(f"{place.name}.json"), json.dumps(values, indent=1) + "\n")
         if isinstance(found, Findings) and settings.drawing:
             drawn = draw_findings(
                 read_film(path).pixels, found, name=place.name, operating_points=read_by.operating_points
             )
             save_drawing(place.with_name(f"{place.name}.png"), drawn)
-        if settings.dicom and _is_dicom(path) and not isinstance(found, ReadingFault):
+        if settings.dicom and not isinstance(found, ReadingFault) and kind_of(film := read_bytes(path)) == "DICOM":
             content = found if isinstance(found, Findings) else _reason(path, found)
-            for result in result_objects(path.read_bytes(), content, read_by, kinds=settings.dicom):
+            for result in result_objects(film, content, read_by, kinds=settings.dicom):
                 with replacing(place.with_name(f"{place.name}#{result.kind}.dcm")) as aside:
                     aside.write_bytes(result.content)
     except OutputError:

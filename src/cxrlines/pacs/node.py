@@ -74,7 +74,7 @@ def run_node(
         ReadingPool(settings.bundle, settings.processes, settings.film_s, module=worker) as pool,
         closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
         closing(AuditLog(settings.queue)) as audit,
-        closing(ResultWriters(settings.processes)) as writers,
+        closing(ResultWriters(settings.processes, settings.film_s)) as writers,
         status_page(settings.status_host, settings.status_port, f"{settings.aet}: the node's queue", queue.status),
     ):
         queue.resume(names)
@@ -180,7 +180,7 @@ class _Reading:
 
         def order() -> Order:
             earlier = tuple(Replaced(Kind(kind), *uids) for kind, *uids in self._queue.earlier_results(film))
-            self._queue.is_of(film, parse(film.path.read_bytes(), ("StudyInstanceUID",)).text("StudyInstanceUID"))
+            self._queue.note_study(film, parse(film.path.read_bytes(), ("StudyInstanceUID",)).text("StudyInstanceUID"))
             places = self._queue.result_places(film, len(self._kinds))
             return Order(film.path, found, self._pool.read_by, earlier, self._kinds, places)
 
@@ -214,7 +214,7 @@ class _Reading:
     def _has_results(self, film: QueuedFilm, outcome: Outcome, results: Sequence[Written]) -> None:
         """The results of a film, which are on disk, are to be delivered."""
         urgent = isinstance(outcome, Findings) and is_urgent(outcome, self._pool.read_by)
-        self._queue.read(film, results, urgent, [courier.destination.name for courier in self._couriers])
+        self._queue.add_results(film, results, urgent, [courier.destination.name for courier in self._couriers])
         took = {"reading_ms": round(1000 * outcome.seconds)} if isinstance(outcome, Findings) else {}
         self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results), **took)
         for courier in self._couriers:
@@ -263,11 +263,13 @@ class Courier(threading.Thread):
             failures = failures + 1 if trouble and not self._answered else 0
             if trouble and failures == 1:
                 self._audit.write("not delivered", to=self.destination.name, why=trouble)
-            if trouble or (trouble == "" and not self._deferred):
-                try:
-                    self._queue.problem(self.destination.name, trouble)
-                except sqlite3.Error:
-                    failures += 1
+            try:
+                if trouble:
+                    self._queue.set_problem(self.destination.name, trouble)
+                else:
+                    self._queue.clear_problem(self.destination.name)
+            except sqlite3.Error:
+                failures += 1
             if failures:
                 self._stop_event.wait(pause_s(failures, self._rng))
             elif trouble is None:
@@ -275,7 +277,7 @@ class Courier(threading.Thread):
                 self.wake.clear()
 
     def _deliver(self) -> str | None:
-        """One batch; what is wrong with it, "" if nothing, None where nothing waits."""
+        """One batch; what is wrong with it, "" if nothing, None where nothing is to be sent now."""
         name, now = self.destination.name, time.monotonic()
         self._deferred = {number: end for number, end in self._deferred.items() if end > now}
         parcels = self._queue.waiting(name, BATCH, self._deferred)

@@ -118,7 +118,7 @@ class NodeSettings(BaseModel):
         results: Kinds of results that are made and sent: `sr` report, `pr` presentation state, `sc` capture.
         bundle: Folder of the bundle that reads; none: the embedded reader.
         processes: That read, each with the models in its memory.
-        film_s: Seconds that reading a film may take.
+        film_s: Seconds that reading a film may take, and so many again its results.
         keep: Whether films and results stay in the queue's folder once they are delivered.
         status_port: Where the page of the queue is, for this computer alone; none: there is none.
         status_host: Address that the page listens on; another than 127.0.0.1 in a container alone, whose computer then

@@ -10,6 +10,7 @@ from cxrlines.core.files import OutputError, replacing
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.pool import Team
+from cxrlines.core.processes import Died
 from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
 
@@ -38,14 +39,15 @@ Made: TypeAlias = tuple[Written, ...] | Error | OSError | ReadingFault
 
 
 class ResultWriters:
-    """Processes that write results, started when they are needed, and again if one dies.
+    """Processes that write results, started when they are needed, and again if one dies or is ended over its time.
 
     Args:
         processes: How many.
+        film_s: Seconds that the results of a film may take.
     """
 
-    def __init__(self, processes: int) -> None:
-        self._team = Team(write_results)
+    def __init__(self, processes: int, film_s: float) -> None:
+        self._team = Team(write_results, film_s)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="writing")
 
     def write(self, order: Callable[[], Order]) -> "Future[Made]":
@@ -60,10 +62,12 @@ class ResultWriters:
 
     def _write(self, order: Callable[[], Order]) -> Made:
         try:
-            made: Made | None = self._team.ask(order())
+            made: Made = self._team.result(order())
+        except Died as died:
+            return ReadingFault(f"its results: the process that writes them {died}")
         except Exception as error:
             return ReadingFault.of("its results", error)
-        return ReadingFault("its results: the process that writes them ended") if made is None else made
+        return made
 
 
 def of_sender(error: Error) -> Error:

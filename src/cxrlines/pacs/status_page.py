@@ -115,7 +115,7 @@ def page(title: str, status: Status, still: bool = False) -> str:
     )
     parts = [
         _table("Urgent, not delivered", status["urgent_waiting"], film="film", received="since", state="state"),
-        _table("Unreachable destinations", status["unreachable"], name="destination", since="since", problem="why"),
+        _table("Destinations with a problem", status["unreachable"], name="destination", since="since", problem="why"),
         _table(
             "Dead letters", status["dead_letters"], film="film", received="received", destination="to", reason="why"
         ),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from cxrlines.core.errors import ReadingFault
 from cxrlines.core.files import readable
 from cxrlines.core.film import FilmError, NotAFilm, film_name
-from cxrlines.core.findings import Findings
+from cxrlines.core.findings import Findings, prediction_json
 from cxrlines.core.pool import cores, in_processes, keep_buffers
 from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
 from cxrlines.reading.engines.choice import computed_by, engine_of, reads_on_gpu
@@ -115,11 +115,7 @@ class Predictions:
         read = zip(zip(self.films, self.studies, strict=True), self.findings, strict=True)
         refused = zip(self.refused, self.refused_findings, strict=True)
         for (film, study), found in chain(read, refused):
-            yield (
-                {"film": readable(film), STUDY_COLUMN: study}
-                | found.as_dict()
-                | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
-            )
+            yield prediction_json(found, readable(film), study, self.bundle, self.tta, self.notice)
 
 
 class Stopped(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Findings as the API answers them, and what the page says of them in words."""
+"""What the page says of findings, in words."""
 
 from typing import Any
 
@@ -17,16 +17,7 @@ from cxrlines.reading.results.report_text import (
     tip_words,
 )
 from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_ends_in_chest, ngt_is_probably_abnormal
-from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark
-
-
-def film_json(findings: Findings, read_by: ReadBy, notice: str, name: str) -> dict[str, Any]:
-    """A film as `cxrlines schema` describes it (`PredictionJson`)."""
-    return (
-        {"film": name, STUDY_COLUMN: findings.study_uid or name}
-        | findings.as_dict()
-        | {"bundle": read_by.weights, "tta": list(read_by.tta), "seconds": findings.seconds, "notice": notice}
-    )
+from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device, Landmark
 
 
 def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class ServeSettings(BaseModel):
         max_films: Most films of one request.
         queue: Requests with films under way at once; further ones are answered by 429.
         memory_mb: Most of the requests under way together, and most of the films kept for the page.
-        timeout_s: Longest that a film may be read.
+        timeout_s: Longest that a film may be read, and longest that similar films may be searched.
         body_s: Longest that a request may take to arrive.
         keep: Films kept in memory for the page.
     """

@@ -121,7 +121,9 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
 
 
 def _similar(settings: ServeSettings) -> SimilarFilms | None:
-    return None if settings.index is None else SimilarFilms(settings.bundle, settings.index)
+    if settings.index is None:
+        return None
+    return SimilarFilms(settings.bundle, settings.index, settings.timeout_s)
 
 
 def _run(settings: ServeSettings, guard: Guard, listener: socket.socket, started: Callable[[str], None]) -> None:

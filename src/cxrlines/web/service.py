@@ -7,14 +7,13 @@ from typing import Any, Protocol
 
 from cxrlines import __version__
 from cxrlines.core.film import FilmError
-from cxrlines.core.findings import Findings
+from cxrlines.core.findings import Findings, prediction_json
 from cxrlines.corrections.project import Project
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.reading.results.dicom.film_identifiers import Identifiers
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.web.counters import Counters
-from cxrlines.web.film_answer import film_json
 from cxrlines.web.kept_films import KeptFilm, KeptFilms
 from cxrlines.web.problems import Problem
 from cxrlines.web.rendering import Kind, Renderer
@@ -81,7 +80,8 @@ class Service:
 
     def film_json(self, findings: Findings, name: str) -> dict[str, Any]:
         """A film as `cxrlines schema` describes it."""
-        return film_json(findings, self.read_by, self.bundle.notice, name)
+        read_by, study = self.read_by, findings.study_uid or name
+        return prediction_json(findings, name, study, read_by.weights, read_by.tta, self.bundle.notice)
 
     async def make(
         self, kind: Kind, source: bytes, findings: Findings | None, identifiers: Identifiers | None = None

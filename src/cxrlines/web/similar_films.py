@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cxrlines.core.errors import ReadingFault
+from cxrlines.core.errors import Error, OverTime, ReadingFault
 from cxrlines.core.pool import Team
+from cxrlines.core.processes import Died, Overdue
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.index import Index, open_index
 from cxrlines.reading.reader import Reader
@@ -30,16 +31,21 @@ class SimilarFilms:
     Args:
         bundle: Folder of the bundle that the index was made with; None: the embedded one.
         index: The index's file.
+        timeout_s: Seconds that a search may take, with loading both where its process is new.
 
     Raises:
-        Error: There is no such index, or another bundle made it.
+        Error: There is no such index, another bundle made it, or it cannot be loaded.
     """
 
-    def __init__(self, bundle: Path | None, index: Path) -> None:
+    def __init__(self, bundle: Path | None, index: Path, timeout_s: float) -> None:
         self._bundle, self._index = bundle, index
-        self._team, self._threads = Team(similar), ThreadPoolExecutor(1, thread_name_prefix="similar")
+        self._team, self._threads = Team(similar, timeout_s), ThreadPoolExecutor(1, thread_name_prefix="similar")
         try:
-            self._threads.submit(self._team.ask, self._query(b"")).result()
+            self._threads.submit(self._team.result, self._query(b"")).result()
+        except Died as died:
+            self.close()
+            what = f"--index {index}: the process that searches it {died} as it loaded it"
+            raise Error(what, "free memory, or raise timeout_s in --config") from None
         except BaseException:
             self.close()
             raise
@@ -47,12 +53,15 @@ class SimilarFilms:
     async def of(self, source: bytes) -> list[dict[str, Any]]:
         """The nearest films, as `Neighbour.as_dict` gives them; none of the film's own patient.
 
-        `Error` where the film has no embedding, `ReadingFault` where making it failed.
+        `Error` where the film has no embedding, `ReadingFault` where the search failed, `OverTime` where it took too
+        long.
         """
-        ask = asyncio.get_running_loop().run_in_executor(self._threads, self._team.ask, self._query(source))
-        found: list[dict[str, Any]] | None = await ask
-        if found is None:
-            raise ReadingFault("the film: similar films were not found; the process that searches them ended")
+        ask = asyncio.get_running_loop().run_in_executor(self._threads, self._team.result, self._query(source))
+        try:
+            found: list[dict[str, Any]] = await ask
+        except Died as died:
+            kind = OverTime if isinstance(died, Overdue) else ReadingFault
+            raise kind(f"the film: similar films were not found; the process that searches them {died}") from None
         return found
 
     def close(self) -> None:

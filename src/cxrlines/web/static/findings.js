@@ -47,8 +47,8 @@ function deviceCard(said, device, film, on) {
     h("div", { class: "head" }, swatch(device), h("h3", {}, capital(device.text)), h("span", { class: "said" }, said.said === "found" ? null : capital(said.said)),
       said.lines.length > 0 && h("button", {
         type: "button", class: "eye quiet", "aria-pressed": String(shown), "data-device": device.device,
-        "aria-label": `Lines of the ${device.text}`, title: `Lines on or off (${key})`, onclick: () => on.toggle(device.device),
-      }, shown ? "Shown" : "Hidden", h("kbd", {}, key))),
+        title: `Lines on or off (${key})`, onclick: () => on.toggle(device.device),
+      }, shown ? "Shown" : "Hidden", h("span", { class: "unseen" }, ` lines of the ${device.text} `), h("kbd", {}, key))),
     lines,
     statesTable(said, device));
 }
@@ -66,6 +66,12 @@ function lesserDevices(words, devices) {
         statesTable(said, device)));
     })),
     h("p", { class: "facts" }, "Not found is not absent: a line may be there and not be seen."));
+}
+
+/** The findings of a film under the name of its file: the server gets its bytes alone, and calls every film the same. */
+function named({ name, answer: { findings } }) {
+  const { film, StudyInstanceUID } = findings;
+  return { ...findings, film: name, StudyInstanceUID: StudyInstanceUID === film ? name : StudyInstanceUID };
 }
 
 function downloads(film, on) {
@@ -88,7 +94,7 @@ function downloads(film, on) {
     film.answer.findings.quality.usable && give("DICOM capture", () => on.part(film, "capture.dcm", headers?.()), `${stem}.sc.dcm`),
     headers && give("Film as DICOM", () => on.part(film, "film.dcm", headers()), `${stem}.dcm`),
   ];
-  const json = async () => new Blob([JSON.stringify([film.answer.findings], null, 1)], { type: "application/json" });
+  const json = async () => new Blob([JSON.stringify([named(film)], null, 1)], { type: "application/json" });
   return h("section", { class: "part" },
     h("h2", {}, "Download"),
     h("div", { class: "row" },

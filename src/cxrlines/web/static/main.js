@@ -1,6 +1,7 @@
 // The page: what its parts do together, and its keys.
 
 import { about, example, Problem, useToken, whenRefused } from "./api.js";
+import { correctionPanel } from "./correction_panel.js";
 import { Corrector } from "./corrections.js";
 import { $, h, say } from "./dom.js";
 import { findingsPanel } from "./findings.js";
@@ -91,10 +92,14 @@ function chosen() {
 
 function panel() {
   // The panel is rebuilt; the focus stays where it was.
-  const named = (element) => `${element.tagName} ${element.dataset.line ?? ""} ${element.getAttribute("aria-label") ?? element.textContent}`;
-  const focused = $("findings").contains(document.activeElement) ? named(document.activeElement) : null;
+  const called = (element) => Object.entries(element.dataset).join() || (element.getAttribute("aria-label") ?? element.textContent);
+  const named = (element) => `${element.tagName} ${element.name ?? ""} ${called(element)}`;
+  const before = $("findings").contains(document.activeElement) ? document.activeElement : null;
   $("findings").replaceChildren(...findingsPanel(list.current, state.devices, on).flat(2).filter(Boolean));
-  if (focused) [...$("findings").querySelectorAll("button, select, summary")].find((each) => named(each) === focused)?.focus({ preventScroll: true });
+  if (!before) return;
+  const same = [...$("findings").querySelectorAll("button, select, summary, input, textarea")].find((each) => named(each) === named(before));
+  same?.focus({ preventScroll: true });
+  if (same?.setSelectionRange) same.setSelectionRange(before.selectionStart, before.selectionEnd);
 }
 
 const on = {
@@ -120,7 +125,7 @@ const on = {
   },
   carina: () => main.zoomOn([list.current.drawn.carina]),
   part: list.part,
-  correcting: (film) => corrector?.part(film) ?? null,
+  correcting: (film) => (corrector ? correctionPanel(corrector, film) : null),
   similar: (film) => (state.about.similar ? similarPart(film, state.devices, on.part, panel) : null),
 };
 
@@ -225,6 +230,7 @@ document.addEventListener("keydown", (event) => {
   const onStage = event.target.closest(".stage");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (!list.films.length && key !== "?") return;
+  if (key.length === 1 && key !== " " && !onStage && !$("keys-anywhere").checked) return;
   if (corrector?.key(event, key)) return void event.preventDefault();
   if (ARROWS[key] && (onStage || event.target === document.body)) state.active.pan(...ARROWS[key].map((step) => 60 * step));
   else if (key === "+" || key === "=") state.active.zoomTo(state.active.view.zoom * 1.25);
@@ -242,6 +248,9 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("keyup", (event) => {
   if (event.key === " ") main.space = beside.space = false;
 });
+
+$("keys-anywhere").checked = localStorage.getItem("keys") !== "on the film";
+$("keys-anywhere").addEventListener("change", () => localStorage.setItem("keys", $("keys-anywhere").checked ? "anywhere" : "on the film"));
 
 let dragged = 0;
 const files = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");

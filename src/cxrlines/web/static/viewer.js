@@ -105,6 +105,20 @@ export class Viewer extends EventTarget {
     this.changed();
   }
 
+  /** The point of the film that is nearest to one that may lie beside it. */
+  inside([x, y]) {
+    const [w, h] = this.size;
+    return [Math.max(0, Math.min(w - 1, x)), Math.max(0, Math.min(h - 1, y))];
+  }
+
+  /** Pan as far as a point of the film needs to be seen. */
+  reveal(point) {
+    const margin = 20;
+    const [dx, dy] = this.at(point).map((p, k) => Math.max(margin - p, 0) - Math.max(p - (this.room[k] - margin), 0));
+    if (dx || dy) this.pan(dx, dy);
+    else this.changed();
+  }
+
   /** Bring points of the film into view, with some of what lies around them. */
   zoomOn(points) {
     const [w, h] = this.size;

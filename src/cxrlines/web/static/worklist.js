@@ -124,19 +124,19 @@ export class Worklist extends EventTarget {
     film.status = "reading";
     try {
       const answer = await readFilm(film.file);
-      if (film.gone) return void forget(answer.id);
-      this._answered(film, answer);
+      if (film.gone) forget(answer.id);
+      else this._answered(film, answer);
     } catch (problem) {
       film.problem = problem.message;
       film.status = "failed";
     }
+    this._next();
     if (film.gone) return;
     this.films.sort((a, b) => RANK[a.status] - RANK[b.status] || a.key - b.key);
     say(`${film.name}: ${stateOf(film)}`);
     const more = this.films.some((each) => each.status === "reading" || each.status === "waiting");
     if (!this.current && (film.answer || !more)) this.choose(film);
     else if (this.current === film) this.dispatchEvent(new Event("choose"));
-    this._next();
     this.render();
     this.dispatchEvent(new Event("read"));
   }
