@@ -214,11 +214,14 @@ class Bundle:
         return data
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path, identity: str | None = None) -> Bundle:
     """A bundle, after checking its format and every file's size and sha256.
 
+    Args:
+        identity: of the bundle that is in use already; None: any.
+
     Raises:
-        BundleError: not a bundle, of a newer format, or with a file missing, cut or changed.
+        BundleError: not a bundle, of a newer format, with a file missing, cut or changed, or of another `identity`.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -251,6 +254,11 @@ def load_bundle(folder: Path) -> Bundle:
     if manifest.labels != tuple(label for label in LABELS if label in manifest.labels):
         raise BundleError(f"{path}: its labels are not in the order of this task: {', '.join(LABELS)}")
     bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest()[:12])
+    if identity not in (None, bundle.identity):
+        raise BundleError(
+            f"{folder}: the bundle was exchanged for {bundle.identity} while {identity} was in use",
+            "start again to read with the new one, or put the old one back",
+        )
     if lacking := bundle.averaging.lacking([entry.name for entry in manifest.models], manifest.labels):
         raise BundleError(f"{path}: field ensemble says nothing of {lacking}; copy the bundle again")
     named = {name for entry in manifest.models for name in (entry.file, entry.onnx) if name}
