@@ -138,6 +138,30 @@ def test_a_file_cut_changed_or_gone_is_named(written: Path) -> None:
         load_bundle(written)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, "a-fold1.safetensors"])
+def test_a_file_that_cannot_be_read_is_named(written: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def forbidden(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(BundleError) as raised:
+        load_bundle(written)
+    assert str(written / name) in raised.value.what and "Permission denied" in raised.value.what
+    assert "permissions" in raised.value.way_out
+
+
+def test_the_way_out_is_not_part_of_what_is_wrong(written: Path, tmp_path: Path) -> None:
+    (written / "a-fold1.safetensors").unlink()
+    for folder in (written, tmp_path / "nothing"):
+        with pytest.raises(BundleError) as raised:
+            load_bundle(folder)
+        assert raised.value.way_out and raised.value.way_out not in raised.value.what
+
+
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
     _edit(written, lambda content: content.update(format=8, anything="new"))
     with pytest.raises(BundleError, match=r"format 8 is newer than this cxrlines .* \(up to 7\); update cxrlines"):
@@ -189,6 +213,8 @@ def test_files_cannot_name_one_outside_either(written: Path) -> None:
         (lambda c: c.pop("store"), "field store is .*Field required"),
         (lambda c: c.update(models=[]), "field models is .* at least 1 item"),
         (lambda c: c.update(denied={"PICC": 0.1}), "field denied.PICC.* is not one of: ETT, NGT, CVC, SWAN"),
+        (lambda c: c["maps"].remove("tip CVC"), "field maps is .*'line CVC' needs 'tip CVC'"),
+        (lambda c: c["maps"].append("tip CVC"), "field maps is .*'tip CVC' is named twice"),
         (lambda c: c.update(files={}), "files has no entry for a-fold[01].safetensors"),
         (lambda c: c.update(labels=c["labels"][::-1]), "its labels are not in the order of this task"),
         (lambda c: c["models"][0]["config"].update(backbone="hf-hub:x/y"), "'hf-hub:x/y' is not a timm model"),
