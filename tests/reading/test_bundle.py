@@ -16,7 +16,7 @@ from cxrlines.io.prepare import PREPARATION
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import MANIFEST, BundleError, load_bundle
-from cxrlines.reading.bundle_writing import BundleMember, Fitted, write_bundle
+from cxrlines.reading.bundle_writing import BundleMember, Fitted, with_manifest, write_bundle
 from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.task import LABELS, MAPS
 
@@ -88,6 +88,27 @@ def test_writing_again_replaces_a_bundle_but_nothing_else(member: Member, writte
     with pytest.raises(BundleError, match="precious exists and is not a bundle; name another place"):
         write_bundle(precious, [member("c", 0)], **WAY)
     assert (precious / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("harm", [None, b"{", b"[]"], ids=["whole", "cut short", "a list"])
+def test_what_lies_in_a_bundle_s_folder_besides_is_not_removed(
+    member: Member, written: Path, harm: bytes | None
+) -> None:
+    if harm:
+        (written / MANIFEST).write_bytes(harm)
+        for path in written.glob("*.safetensors"):
+            path.unlink()
+    (written / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in written.iterdir()}
+    with pytest.raises(BundleError, match=r"notes\.txt"):
+        write_bundle(written, [member("c", 0)], **WAY)
+    if harm is None:
+        with pytest.raises(BundleError, match=r"notes\.txt"):
+            with_manifest(load_bundle(written), load_bundle(written).manifest, written)
+    assert {path.name: path.read_bytes() for path in written.iterdir()} == before
+    (written / "notes.txt").unlink()
+    write_bundle(written, [member("c", 0)], **WAY)
+    assert [entry.name for entry in load_bundle(written).manifest.models] == ["c"]
 
 
 def test_a_write_that_fails_leaves_the_older_bundle_and_no_pieces(
