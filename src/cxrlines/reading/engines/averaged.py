@@ -57,7 +57,8 @@ class AveragedNetworks(Engine):
         for network, entry, wait in started:
             labels = [network.labels.index(label) for label in self.manifest.labels]
             logits, heat = wait()
-            rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
+            with np.errstate(invalid="ignore"):  # of what is no number
+                rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
             folds.append(entry.fold)
             members.append(entry.name)
             if heat is not None:
