@@ -44,6 +44,7 @@ def state() -> dict[str, Any]:
     """All that a process shares with everybody in it, as values that compare and print."""
     import cv2
     import numpy as np
+    import pydicom.charset
     import pydicom.config
     import torch
     from PIL import Image, ImageFile
@@ -63,6 +64,7 @@ def state() -> dict[str, Any]:
             found[f"pydicom.config.{name}"] = value
     for name, value in vars(pydicom.config.settings).items():
         found[f"pydicom.config.settings.{name}"] = str(value)
+    found["pydicom.charset"] = sorted(pydicom.charset.python_encoding)
     found["csv.field_size_limit"] = csv.field_size_limit()
     found["csv.dialects"] = csv.list_dialects()
     found["cv2"] = (cv2.getNumThreads(), cv2.useOptimized(), cv2.ocl.useOpenCL())
@@ -136,6 +138,8 @@ def make(folder: Path) -> None:
         film.file_meta.TransferSyntaxUID = syntax
         film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
         film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID = generate_uid()
+        film.StudyInstanceUID, film.SeriesInstanceUID = generate_uid(), generate_uid()
+        film.SpecificCharacterSet = "KOI8-R"  # which is none of DICOM's
         film.Rows, film.Columns = pixels.shape
         film.SamplesPerPixel, film.PhotometricInterpretation, film.PixelRepresentation = 1, "MONOCHROME2", 0
         film.BitsAllocated, film.BitsStored, film.HighBit = 8, 8, 7
@@ -208,10 +212,13 @@ def drawing(folder: Path) -> None:
 
 def reading(folder: Path) -> None:
     import cxrlines
+    from cxrlines.reading.results.dicom.objects import result_objects
+    from cxrlines.reading.results.dicom.read_by import ReadBy
 
     reader = cxrlines.load_reader()
     for name in ("film.png", "packed.dcm"):
-        assert reader.read(folder / name) is not None
+        found = reader.read(folder / name)
+    assert result_objects((folder / name).read_bytes(), found, ReadBy.of(reader.bundle, "onnx", ()))
 
 
 def _film_set() -> Any:

@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -107,6 +108,21 @@ def test_an_error_of_another_file_is_not_blamed_on_the_output(tmp_path):
     assert tree(tmp_path) == set()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_what_is_replaced_keeps_its_permissions(tmp_path):
+    path, new = tmp_path / "secret.csv", tmp_path / "new.csv"
+    write_text(path, "old")
+    usual = path.stat().st_mode
+    path.chmod(0o600)
+    write_text(path, "new")
+    write_text(new, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and new.stat().st_mode == usual
+    (tmp_path / "place").mkdir(mode=0o700)
+    (tmp_path / "made").mkdir()
+    put_folder(tmp_path / "made", tmp_path / "place")
+    assert stat.S_IMODE((tmp_path / "place").stat().st_mode) == 0o700
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "x.txt").symlink_to(tmp_path / "disk/x.txt")
@@ -162,6 +178,8 @@ def test_a_check_leaves_everything_as_it_was(tmp_path):
         {"folders": {"--draw": "films"}},
         {"made": {"--out": "file"}},
         {"made": {"--out": "file/deep"}},
+        {"made": {"--out": "with"}},
+        {"files": {"--table": "folder/deep/x.csv"}, "made": {"--out": "folder"}},
     ],
 )
 def test_places_that_cannot_be_written_or_collide_are_refused_and_left_alone(tmp_path, outputs):
@@ -170,10 +188,11 @@ def test_places_that_cannot_be_written_or_collide_are_refused_and_left_alone(tmp
     (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
     (tmp_path / "folder").mkdir()
     (tmp_path / "films").mkdir()
+    (tmp_path / "with/input").mkdir(parents=True)
     before = tree(tmp_path)
     placed = {kind: {flag: tmp_path / name for flag, name in each.items()} for kind, each in outputs.items()}
     with pytest.raises(OutputError) as caught:
-        check_outputs(**placed, inputs=[tmp_path / "in.csv", tmp_path / "films"])
+        check_outputs(**placed, inputs=[tmp_path / "in.csv", tmp_path / "films", tmp_path / "with/input"])
     assert caught.value.way_out
     assert tree(tmp_path) == before and (tmp_path / "in.csv").read_text() == "in"
 

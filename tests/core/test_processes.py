@@ -27,6 +27,7 @@ def module(tmp_path, monkeypatch):
         "    if message == b'abort': os.abort()\n"
         "    if message == b'sleep': time.sleep(600)\n"
         "    if message == b'half': os.write(send.__self__.fileno(), b'\\0\\0\\0\\x09half'); time.sleep(600)\n"
+        "    if message == b'fail': open(__file__ + '.missing')\n"
         "    if message == b'print': print('to nobody', flush=True); sys.stdin.read()\n"
         "    send(message + b' %d' % os.getpid())\n"
         "def serve(): serving(answer)\n"
@@ -106,6 +107,19 @@ class TestChild:
             other.receive(60)
         for each in (one, other):
             each.kill()
+
+    def test_an_error_of_its_work_is_shown_and_the_end_of_its_parent_is_none(self, module, capfd):
+        one = Child(module)
+        one.send(b"fail")
+        with pytest.raises(Died, match="ended"):
+            one.receive(60)
+        one.process.wait(60)
+        assert "FileNotFoundError" in capfd.readouterr().err
+        other = Child(module)
+        other.send(b"a")
+        other.receive(60)
+        other.connection.close()
+        assert other.process.wait(60) == 0 and capfd.readouterr().err == ""
 
     def test_one_that_cannot_begin_is_dead(self):
         one = Child("there_is_no_such_module", silent=True)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,7 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading import batch
 from cxrlines.reading.batch import Predictions, Stopped, by_threads, predict
-from cxrlines.reading.bundle import Bundle, load_bundle
+from cxrlines.reading.bundle import Bundle, BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.engines import choice
 from cxrlines.reading.engines.choice import reads_on_gpu
@@ -638,6 +639,19 @@ def test_processes_read_what_one_reads(folder: Path, bundle: Bundle, monkeypatch
     there = predict([folder], bundle)
     assert there.studies == here.studies and there.errors == here.errors and len(there.errors) == 1
     np.testing.assert_allclose(_scores(there.rows), _scores(here.rows), atol=1e-6)
+
+
+def test_processes_do_not_read_with_a_bundle_that_was_exchanged(
+    folder: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = load_bundle(shutil.copytree(bundle.folder, tmp_path / "bundle"))
+    manifest = mine.folder / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"nothing"', '"something else"'))
+    monkeypatch.setattr(batch, "FILMS_A_PROCESS", 1)
+    monkeypatch.setattr(batch, "cores", lambda: 2)
+    with pytest.raises(BundleError) as raised:
+        predict([folder], mine)
+    assert mine.identity in str(raised.value) and load_bundle(mine.folder).identity in str(raised.value)
 
 
 def test_ten_films_among_many_files_are_found_and_the_rest_counted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cxrlines.io.prepare import PREPARATION
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import MANIFEST, BundleError, load_bundle
-from cxrlines.reading.bundle_writing import BundleMember, Fitted, write_bundle
+from cxrlines.reading.bundle_writing import BundleMember, Fitted, with_manifest, write_bundle
 from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.task import LABELS, MAPS
 
@@ -90,6 +90,27 @@ def test_writing_again_replaces_a_bundle_but_nothing_else(member: Member, writte
     assert (precious / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("harm", [None, b"{", b"[]"], ids=["whole", "cut short", "a list"])
+def test_what_lies_in_a_bundle_s_folder_besides_is_not_removed(
+    member: Member, written: Path, harm: bytes | None
+) -> None:
+    if harm:
+        (written / MANIFEST).write_bytes(harm)
+        for path in written.glob("*.safetensors"):
+            path.unlink()
+    (written / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in written.iterdir()}
+    with pytest.raises(BundleError, match=r"notes\.txt"):
+        write_bundle(written, [member("c", 0)], **WAY)
+    if harm is None:
+        with pytest.raises(BundleError, match=r"notes\.txt"):
+            with_manifest(load_bundle(written), load_bundle(written).manifest, written)
+    assert {path.name: path.read_bytes() for path in written.iterdir()} == before
+    (written / "notes.txt").unlink()
+    write_bundle(written, [member("c", 0)], **WAY)
+    assert [entry.name for entry in load_bundle(written).manifest.models] == ["c"]
+
+
 def test_a_write_that_fails_leaves_the_older_bundle_and_no_pieces(
     member: Member, written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +157,30 @@ def test_a_file_cut_changed_or_gone_is_named(written: Path) -> None:
     path.unlink()
     with pytest.raises(BundleError, match=r"'a-fold1.safetensors' is missing"):
         load_bundle(written)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "a-fold1.safetensors"])
+def test_a_file_that_cannot_be_read_is_named(written: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def forbidden(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(BundleError) as raised:
+        load_bundle(written)
+    assert str(written / name) in raised.value.what and "Permission denied" in raised.value.what
+    assert "permissions" in raised.value.way_out
+
+
+def test_the_way_out_is_not_part_of_what_is_wrong(written: Path, tmp_path: Path) -> None:
+    (written / "a-fold1.safetensors").unlink()
+    for folder in (written, tmp_path / "nothing"):
+        with pytest.raises(BundleError) as raised:
+            load_bundle(folder)
+        assert raised.value.way_out and raised.value.way_out not in raised.value.what
 
 
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
@@ -189,6 +234,8 @@ def test_files_cannot_name_one_outside_either(written: Path) -> None:
         (lambda c: c.pop("store"), "field store is .*Field required"),
         (lambda c: c.update(models=[]), "field models is .* at least 1 item"),
         (lambda c: c.update(denied={"PICC": 0.1}), "field denied.PICC.* is not one of: ETT, NGT, CVC, SWAN"),
+        (lambda c: c["maps"].remove("tip CVC"), "field maps is .*'line CVC' needs 'tip CVC'"),
+        (lambda c: c["maps"].append("tip CVC"), "field maps is .*'tip CVC' is named twice"),
         (lambda c: c.update(files={}), "files has no entry for a-fold[01].safetensors"),
         (lambda c: c.update(labels=c["labels"][::-1]), "its labels are not in the order of this task"),
         (lambda c: c["models"][0]["config"].update(backbone="hf-hub:x/y"), "'hf-hub:x/y' is not a timm model"),

@@ -13,7 +13,7 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.rules import ett_state
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.reading.distances import ETT_RULE, NGT_RULE, distances_of, turned
+from cxrlines.reading.distances import ETT_RULE, NGT_RULE, distances_of, leaves_below, turned
 from cxrlines.task import LABELS, STATE_OF, Device, Landmark, State
 
 SHAPE = (1000, 800)
@@ -293,6 +293,16 @@ def test_only_a_tube_that_leaves_by_the_lower_edge_has_its_tip_below_the_film(en
         assert [each.state for each in distances_of(found)] == [State.INCOMPLETE] * incomplete
         notes = (Note(Code.POSE_UNSURE, "turned?"),)
         assert distances_of(replace(found, quality=Quality(rotation=rotation, notes=notes))) == []
+
+
+@pytest.mark.parametrize("within", [None, (40, 30, 760, 980)])
+def test_the_edge_by_which_a_tube_leaves_is_the_same_in_the_mirror(within):
+    """Edges are half a pixel beyond its outer pixels' centres, on all sides."""
+    left, _, right, bottom = within or (0, 0, SHAPE[1], SHAPE[0])
+    for off, below in ((0.2, False), (0.4, True)):  # px from the side; .25 px from the lower edge
+        for x in (left - 0.5 + off, right - 0.5 - off):
+            tube = Line(Device.NGT, np.array([[400.0, 100], [x, bottom - 0.75]]), None)
+            assert leaves_below(tube, Findings(SHAPE, (tube,), {}, (), within=within)) is below
 
 
 def test_a_tube_that_leaves_by_the_lower_edge_above_the_carina_is_of_no_film_that_is_upright():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from safetensors.numpy import save
 
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import key_name, tokens
@@ -117,6 +118,10 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no index")
     with pytest.raises(IndexFileError, match="x"):
         open_index(tmp_path / "x")
+    for header in ("[]", '{"format": 1}', '"cxrlines index 1"', "[" * 100_000):
+        (tmp_path / "y").write_bytes(save({"embeddings": np.zeros((1, 8), np.float16)}, {"cxrlines": header}))
+        with pytest.raises(IndexFileError, match="y"):
+            open_index(tmp_path / "y")
     with pytest.raises(IndexFileError, match="ask for 1 film or more"):
         index_of().nearest(np.zeros((1, 8)), 0)
     with pytest.raises(IndexFileError, match="holds embeddings of 8 numbers"):

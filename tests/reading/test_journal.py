@@ -103,9 +103,38 @@ def test_a_journal_of_another_reading_is_refused_and_left_as_it_is(films: list[P
     with pytest.raises(JournalError, match="--resume"):
         Journal(place, films, SETTINGS)
     assert place.read_bytes() == before
-    place.write_text('{"mine": 1}\n{}\n')
-    with pytest.raises(JournalError, match="no journal"):
-        Journal(place, films, SETTINGS, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"mine": 1}\n{}\n',
+        b'{"mine": 1}\n',
+        b"mine",
+        b"[]\n",
+        HEAD + b', "settings": []}\n{}\n',
+        HEAD + b"[" * 100_000 + b"\n{}\n",
+    ],
+    ids=["two lines", "a line", "no line", "a list", "no settings", "deep"],
+)
+def test_what_is_no_journal_is_refused_and_left_as_it_is(
+    films: list[Path], place: Path, content: bytes, resume: bool
+) -> None:
+    place.parent.mkdir()
+    place.write_bytes(content)
+    with pytest.raises(JournalError):
+        Journal(place, films, SETTINGS, resume=resume)
+    assert place.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", HEAD[:9], HEAD])
+def test_a_journal_cut_off_in_its_first_line_is_begun_anew(films: list[Path], place: Path, content: bytes) -> None:
+    place.parent.mkdir()
+    place.write_bytes(content)
+    journal = Journal(place, films, SETTINGS)
+    assert len(journal) == 0
+    journal.close()
 
 
 def test_a_journal_without_films_stands_in_nobodys_way(films: list[Path], place: Path) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cxrlines.cli import app
 from cxrlines.cli.predict import EXAMPLE
-from cxrlines.core.errors import Error
+from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.quality import NOT_ASSESSED
@@ -24,9 +24,9 @@ from cxrlines.io.tables import META_FILE, read_data_folder, read_dataset
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading import pseudo_labels
-from cxrlines.reading.bundle import Bundle, load_bundle
+from cxrlines.reading.bundle import Bundle, BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
-from cxrlines.reading.pseudo_labels import JOURNAL, NOTHING, SEEN, UNREAD, write_pseudo_labels
+from cxrlines.reading.pseudo_labels import JOURNAL, NOTHING, SEEN, UNREAD, both_views, write_pseudo_labels
 from cxrlines.reading.sources import find_films
 from cxrlines.reading.training_patients import SEEN as SEEN_FILE
 from cxrlines.reading.training_patients import patients_text
@@ -284,6 +284,26 @@ def test_the_guard_knows_who_labelled_an_external_set(phantom, films, bundle, sc
     by = json.loads((tmp_path / "out" / META_FILE).read_text())["labelled_by"]
     ((role, labeller),) = lineage.parents
     assert role == "pseudo-labels" and labeller.patients == frozenset(by["patients"]) != frozenset()
+
+
+def test_processes_do_not_label_with_a_bundle_that_was_exchanged(films, bundle, tmp_path, monkeypatch):
+    mine = load_bundle(shutil.copytree(bundle.folder, tmp_path / "bundle"))
+    manifest = mine.folder / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"meta": {}', '"meta": {"trained_on": "something else"}'))
+    monkeypatch.setattr(pseudo_labels, "FILMS_A_PROCESS", 1)
+    monkeypatch.setattr(pseudo_labels, "cores", lambda: 2)
+    with pytest.raises(BundleError, match=mine.identity):
+        write_pseudo_labels(find_films([films]), mine, tmp_path / "out")
+
+
+def test_a_fault_in_decoding_costs_its_film_alone(films, monkeypatch):
+    def fails(film):
+        raise IndexError("a fault of a decoder")
+
+    monkeypatch.setattr(pseudo_labels, "read_film", fails)
+    film = films / "agree.png"
+    one, other = both_views(None, film)
+    assert isinstance(one, ReadingFault) and one is other and str(film) in str(one)
 
 
 def test_the_embedded_reader_labels_a_film_by_the_command(tmp_path):

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -553,6 +554,60 @@ def test_an_engine_that_fails_costs_the_films_that_it_was_given_alone(reader: Re
     blank = np.zeros((300, 300), np.uint8)
     refused, *lost = stumbles.embed([blank, *films])
     assert isinstance(refused, FilmError) and [type(one) for one in lost] == [ReadingFault] * 3
+
+
+class _RefusesTwo:
+    """An engine that fails where films are computed together, and of a film of ones always."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.map_size, self.at_once = engine, engine.map_size, None
+
+    def __call__(self, shown: list, *, maps: bool = False) -> Any:
+        self._check(shown)
+        return self.engine(shown, maps=maps)
+
+    def embed(self, shown: list) -> Any:
+        self._check(shown)
+        return self.engine.embed(shown)
+
+    def _check(self, shown: list) -> None:
+        if len(shown) > 1 or shown[0][512][0].mean() > 150:
+            raise RuntimeError("bad allocation")
+
+
+def test_an_engine_that_fails_for_one_film_of_a_pass_costs_that_alone(reader: Reader, film: np.ndarray) -> None:
+    films = [film, film // 2 + 128, film[20:]]
+    shown = [reader.prepare(Film(one, "array", 8)).views[512][0].mean() for one in films]
+    assert shown[1] > 150 > max(shown[0], shown[2])
+    expected = [said(reader.read(one)) for one in films]
+    refuses = Reader(reader.bundle, engine=_RefusesTwo(reader.engine))
+    first, failed, last = refuses.read_many(films)
+    assert isinstance(first, Findings) and isinstance(last, Findings) and isinstance(failed, ReadingFault)
+    assert [said(first), said(last)] == [expected[0], expected[2]]
+    assert [type(one) for one in refuses.embed(films)] == [Embedded, ReadingFault, Embedded]
+
+
+def test_the_seconds_of_a_film_are_those_of_decoding_network_and_findings(
+    reader: Reader, film: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a second or more by a clock that they alone move."""
+    now = [0.0]
+    monkeypatch.setattr(reader_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def takes(seconds: float, work: Any) -> Any:
+        def timed(*given: Any, **more: Any) -> Any:
+            now[0] += seconds
+            return work(*given, **more)
+
+        return timed
+
+    monkeypatch.setattr(reader_module, "read_film", takes(1, reader_module.read_film))
+    monkeypatch.setattr(reader_module, "cut_frame", takes(10, reader_module.cut_frame))
+    monkeypatch.setattr(AveragedNetworks, "__call__", takes(100, AveragedNetworks.__call__))
+    monkeypatch.setattr(reader_module, "findings_of", takes(1000, reader_module.findings_of))
+    (one,) = reader.read_many([film])
+    assert isinstance(one, Findings) and one.seconds == reader.read(film).seconds == 1111
+    assert reader.read(np.zeros((300, 300), np.uint8)).seconds == 11
 
 
 def test_threads_share_a_reader(reader: Reader, film: np.ndarray) -> None:

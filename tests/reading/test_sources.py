@@ -46,6 +46,15 @@ def test_what_operating_systems_leave_in_folders_is_no_film(tmp_path: Path) -> N
     assert found.skipped == {"no film": 3} and not found.errors
 
 
+def test_a_film_is_found_once_however_the_way_to_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/film.dcm").write_bytes(DICOM)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "a")
+    ways = [tmp_path / way for way in ("a/film.dcm", "a/b/../film.dcm", "elsewhere/film.dcm", "a", "elsewhere")]
+    for sources in (ways, ways[::-1]):
+        assert len(find_films(sources).films) == 1
+
+
 def test_links_without_their_film_are_errors_and_lose_no_other(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(DICOM)
     (tmp_path / "copy.dcm").symlink_to("film.dcm")

@@ -40,7 +40,7 @@ class OutputError(Error):
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file under; renamed to `path` when the block ends, removed when it raises.
 
-    Where `path` is a link, the file that it points to is replaced.
+    Where `path` is a link, the file that it points to is replaced. The new file has the permissions of the old one.
 
     Raises:
         OutputError: the folder cannot be made or written, the disk is full, or a folder or device is in the way; names
@@ -54,6 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _check_free(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        _keep_mode(place, aside)
         sync(aside)
         aside.replace(place)
         sync(place.parent)
@@ -67,6 +68,12 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink()
 
 
+def _keep_mode(old: Path, new: Path) -> None:
+    """Give a file or folder the permissions of the one that it replaces, if there is one, where its disk has any."""
+    with contextlib.suppress(OSError):
+        shutil.copymode(old, new)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) atomically; see `replacing`."""
     with replacing(path) as aside:
@@ -74,7 +81,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def put_folder(done: Path, place: Path) -> None:
-    """Force a finished folder to disk and rename it to `place`, on the same disk, instead of an older one.
+    """Force a finished folder to disk and rename it to `place`, on the same disk, instead of an older one, whose
+    permissions it gets.
 
     No folder is replaced in one move: the older one is beside `done` for a moment, and comes back if the move fails.
     """
@@ -84,6 +92,7 @@ def put_folder(done: Path, place: Path) -> None:
     old = done.with_name(f".{place.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
+        _keep_mode(place, done)
         place.rename(old)
     try:
         done.rename(place)
@@ -107,11 +116,12 @@ def check_outputs(
     Args:
         files: what messages call it (its flag) -> a file; None: not given.
         folders: likewise, a folder that files are put into.
-        made: likewise, a folder that is made beside its place and renamed.
+        made: likewise, a folder that is made beside its place and renamed, so that what lies there is gone.
         inputs: files and folders that are read, none of which may be an output.
 
     Raises:
-        OutputError: a place that cannot be written, holds the wrong kind of thing, is given twice, or is an input.
+        OutputError: a place that cannot be written, holds the wrong kind of thing, is given twice, or is an input; a
+            folder that is made in the place of one that holds an input or another output.
     """
     taken = {os.path.realpath(path): "is one of the inputs" for path in inputs if path is not None}
     for kind, paths in (("file", files), ("folder", folders), ("made", made)):
@@ -124,6 +134,8 @@ def check_outputs(
             for parent in map(str, place.parents):
                 if taken.get(parent, "").startswith("is the file"):
                     raise OutputError(f"{what}: {parent} {taken[parent]}", "name another place")
+            if kind == "made" and (inner := next((name for name in taken if place in Path(name).parents), None)):
+                raise OutputError(f"{what}: would be replaced whole, and {inner} {taken[inner]}", "name another place")
             taken[str(place)] = f"is the {'file' if kind == 'file' else 'folder'} of {flag}"
             try:
                 _check_output(what, kind, path, place)

@@ -4,6 +4,7 @@ They run nothing of the caller's script and need no `__main__` guard, may be sta
 notebook, a daemonic process, a forked server), and nobody waits for them at exit: they end when their parent is gone.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -163,10 +164,15 @@ def quiet_libraries() -> None:
         logger.propagate = False
 
 
+class _ParentGone(Exception):
+    """The parent closed its end of the connection, or is gone."""
+
+
 def serving(answer: Callable[[Callable[[], bytes], Callable[[bytes | memoryview], None]], None]) -> None:
     """The child's side: `answer(receive, send)` again and again, until the parent is gone.
 
-    The connection arrives as standard input; that is free afterwards, for libraries that meddle with it.
+    The connection arrives as standard input; that is free afterwards, for libraries that meddle with it. What `answer`
+    raises of its own ends the process, and is shown.
     """
     quiet_libraries()
     parent = os.getppid()
@@ -175,13 +181,20 @@ def serving(answer: Callable[[Callable[[], bytes], Callable[[bytes | memoryview]
     os.dup2(null, 0)
 
     def receive() -> bytes:
-        while not connection.poll(PATIENCE_S):
-            if os.getppid() != parent:
-                raise EOFError
-        return connection.recv_bytes()
+        try:
+            while not connection.poll(PATIENCE_S):
+                if os.getppid() != parent:
+                    raise _ParentGone
+            return connection.recv_bytes()
+        except (EOFError, OSError):
+            raise _ParentGone from None
 
-    try:
+    def send(message: bytes | memoryview) -> None:
+        try:
+            connection.send_bytes(message)
+        except OSError:
+            raise _ParentGone from None
+
+    with contextlib.suppress(_ParentGone):
         while True:
-            answer(receive, connection.send_bytes)
-    except (EOFError, OSError):  # the parent closed its end, or is gone
-        return
+            answer(receive, send)

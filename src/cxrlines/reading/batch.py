@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -157,7 +157,7 @@ def predict(
 
     Raises:
         ValueError: for another view.
-        BundleError: for flips of models that were not trained with them.
+        BundleError: for flips of models that were not trained with them, or as the bundle was exchanged meanwhile.
         JournalError, OutputError: as `Journal`.
         Stopped: instead of KeyboardInterrupt, once reading has begun; it holds what was read.
     """
@@ -168,7 +168,8 @@ def predict(
     def read(places: Sequence[int]) -> Generator[Outcome, None, None]:
         paths = [found.films[place][0] for place in places]
         if by_processes:
-            readings = _by_processes(partial(_read_in_worker, bundle.folder, views, lines), paths, cores())
+            work = partial(_read_in_worker, bundle.folder, bundle.identity, views, lines)
+            readings = _by_processes(work, paths, cores())
         else:
             reader = Reader(bundle, tta=views, batch_size=batch_size, lines=lines)
             readings = by_threads(reader, paths) if reads_on_gpu() else enumerate(reader.read_many(paths))
@@ -326,16 +327,18 @@ def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], worker
         yield index, reading
 
 
-_readers: dict[tuple[Any, ...], Reader] = {}
-"""The readers of this worker process, by the arguments they were made with."""
+@cache
+def worker_reader(folder: Path, identity: str, *, tta: tuple[str, ...], batch_size: int, lines: bool) -> Reader:
+    """The reader of a worker process of one thread, which keeps it; arguments as of `Reader`.
+
+    `BundleError`: the bundle in the folder is no longer that of `identity`.
+    """
+    keep_buffers()
+    bundle = load_bundle(folder, identity)
+    return Reader(bundle, tta=tta, batch_size=batch_size, lines=lines, engine=engine_of(bundle, cores=1))
 
 
-def _read_in_worker(folder: Path, tta: tuple[str, ...], lines: bool, film: Path) -> Reading:
-    """A film's reading, in a worker process, which keeps its reader."""
-    key = (folder, tta, lines)
-    if key not in _readers:
-        keep_buffers()
-        bundle = load_bundle(folder)
-        _readers[key] = Reader(bundle, tta=tta, batch_size=1, lines=lines, engine=engine_of(bundle, cores=1))
-    (reading,) = _readers[key].read_many([film])
+def _read_in_worker(folder: Path, identity: str, tta: tuple[str, ...], lines: bool, film: Path) -> Reading:
+    """A film's reading, in a worker process."""
+    (reading,) = worker_reader(folder, identity, tta=tta, batch_size=1, lines=lines).read_many([film])
     return reading

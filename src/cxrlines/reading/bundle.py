@@ -44,7 +44,18 @@ def _one_of(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _each_once_with_tips(maps: tuple[str, ...]) -> tuple[str, ...]:
+    for name in maps:
+        kind, what = MAP_NAMES[name]
+        if maps.count(name) > 1:
+            raise ValueError(f"{name!r} is named twice")
+        if kind is MapKind.LINE and (tip := f"{MapKind.TIP} {what.name}") not in maps:
+            raise ValueError(f"{name!r} needs {tip!r} beside it")
+    return maps
+
+
 Label = Annotated[str, _one_of(*LABELS)]
+MapNames = Annotated[tuple[Annotated[str, _one_of(*MAP_NAMES)], ...], AfterValidator(_each_once_with_tips)]
 DeviceName = Annotated[str, _one_of(*Device.__members__)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Logistic = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
@@ -110,7 +121,8 @@ class Manifest(_Part):
 
     Attributes:
         labels: In the order of the vocabulary.
-        maps: Names of the heatmaps, see `MAP_NAMES`. None (format 2): those of all mapped devices that have labels.
+        maps: Names of the heatmaps, see `MAP_NAMES`, each once, each line with its tip. None (format 2): those of all
+            mapped devices that have labels.
         input_size: of the films that the models see: px a side, or (height, width).
         ensemble: How members are averaged, each fold's where folds are calibrated, else over all their folds.
         fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
@@ -125,7 +137,7 @@ class Manifest(_Part):
     notice: str = NOTICE
     made_by: str = f"cxrlines {__version__}"
     labels: Annotated[tuple[Label, ...], Field(min_length=1)] = LABELS
-    maps: tuple[Annotated[str, _one_of(*MAP_NAMES)], ...] | None = None
+    maps: MapNames | None = None
     store: StoreEntry
     input_size: FilmSize
     ensemble: Literal["mean of probabilities"] | Averaging = "mean of probabilities"
@@ -195,37 +207,51 @@ class Bundle:
         """The content of one of its files.
 
         Raises:
-            BundleError: It is missing, or not what was written.
+            BundleError: It is missing, cannot be read, or is not what was written.
         """
         if name not in self.manifest.files:
-            raise BundleError(f"{self.folder / MANIFEST}: files has no entry for {name}; copy the bundle again")
-        if Path(name).name != name or not (self.folder / name).is_file():
-            raise BundleError(f"{self.folder}: its file {name!r} is missing; copy the bundle again")
-        data, wanted = (self.folder / name).read_bytes(), self.manifest.files[name]
-        found = describe(data)
+            raise BundleError(f"{self.folder / MANIFEST}: files has no entry for {name}", "copy the bundle again")
+        data = _content(self.folder / name) if Path(name).name == name else None
+        if data is None:
+            raise BundleError(f"{self.folder}: its file {name!r} is missing", "copy the bundle again")
+        wanted, found = self.manifest.files[name], describe(data)
         if found.bytes != wanted.bytes:
-            what = f"has {found.bytes} bytes where {wanted.bytes} were written"
-            raise BundleError(f"{self.folder / name} {what}; copy the bundle again")
+            what = f"{self.folder / name} has {found.bytes} bytes where {wanted.bytes} were written"
+            raise BundleError(what, "copy the bundle again")
         if found != wanted:
             what = f"sha256 {found.sha256[:12]}..., not {wanted.sha256[:12]}..."
             raise BundleError(
-                f"{self.folder / name} has other content than was written ({what}); copy the bundle again"
+                f"{self.folder / name} has other content than was written ({what})", "copy the bundle again"
             )
         return data
 
 
-def load_bundle(folder: Path) -> Bundle:
+def _content(path: Path) -> bytes | None:
+    """The content of a file; None where there is none. `BundleError`: it cannot be read."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror})", "change its permissions, or copy the bundle again"
+        ) from error
+
+
+def load_bundle(folder: Path, identity: str | None = None) -> Bundle:
     """A bundle, after checking its format and every file's size and sha256.
 
+    Args:
+        identity: of the bundle that is in use already; None: any.
+
     Raises:
-        BundleError: not a bundle, of a newer format, or with a file missing, cut or changed.
+        BundleError: not a bundle, of a newer format, with a file missing, cut or changed or that cannot be read, or of
+            another `identity`.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    text = _content(path)
+    if text is None:
         raise BundleError(
-            f"{folder} is not a bundle: it has no {MANIFEST}. `cxrlines bundle RUN --out BUNDLE` makes one"
+            f"{folder} is not a bundle: it has no {MANIFEST}", "`cxrlines bundle RUN --out BUNDLE` makes one"
         )
-    text = path.read_bytes()
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -241,7 +267,7 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        raise BundleError(f"{path}: {first_problem(error)}") from error
+        raise BundleError(f"{path}: {first_problem(error)}", "copy the bundle again") from error
     if manifest.store.preparation > PREPARATION:
         raise BundleError(
             f"{path}: its films were prepared by version {manifest.store.preparation} of what cxrlines {__version__} "
@@ -249,10 +275,17 @@ def load_bundle(folder: Path) -> Bundle:
             "update cxrlines",
         )
     if manifest.labels != tuple(label for label in LABELS if label in manifest.labels):
-        raise BundleError(f"{path}: its labels are not in the order of this task: {', '.join(LABELS)}")
+        raise BundleError(
+            f"{path}: its labels are not in the order of this task: {', '.join(LABELS)}", "copy the bundle again"
+        )
     bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest()[:12])
+    if identity not in (None, bundle.identity):
+        raise BundleError(
+            f"{folder}: the bundle was exchanged for {bundle.identity} while {identity} was in use",
+            "start again to read with the new one, or put the old one back",
+        )
     if lacking := bundle.averaging.lacking([entry.name for entry in manifest.models], manifest.labels):
-        raise BundleError(f"{path}: field ensemble says nothing of {lacking}; copy the bundle again")
+        raise BundleError(f"{path}: field ensemble says nothing of {lacking}", "copy the bundle again")
     named = {name for entry in manifest.models for name in (entry.file, entry.onnx) if name}
     for name in named | set(manifest.files):
         bundle.read(name)

@@ -76,7 +76,7 @@ def write_bundle(
     fitted: Fitted = Fitted(),
     further: Mapping[str, str | bytes] | None = None,
 ) -> Path:
-    """Write the bundle folder `out`, atomically; an older bundle there is replaced.
+    """Write the bundle folder `out`, atomically; an older bundle there is replaced, with nothing else beside its files.
 
     Args:
         store: fields of `StoreEntry`, of the store the models were trained from.
@@ -90,7 +90,8 @@ def write_bundle(
         further: plain name -> content of further files.
 
     Raises:
-        BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
+        BundleError: no members, two of one name and fold, weights that do not fit, or another folder or
+            further files in the way.
         ExportError: a model that cannot be exported to ONNX, or gives other values there.
     """
     _check_members(members)
@@ -167,10 +168,15 @@ def _write_models(folder: Path, members: Sequence[BundleMember], input_size: Siz
 def _folder(out: Path, manifest: Manifest) -> Iterator[Path]:
     """A new folder for the bundle's files; then the manifest, with what they are, and the folder takes `out`'s place.
 
-    `BundleError` where something else is in the way.
+    `BundleError` where something else is in the way, or lies in the folder of an older bundle.
     """
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
+    if further := _further_files(out):
+        raise BundleError(
+            f"{out}: the bundle there would be replaced, and with it {further[0]}, which is none of its files",
+            "move that elsewhere, or name another place",
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -183,6 +189,17 @@ def _folder(out: Path, manifest: Manifest) -> Iterator[Path]:
         put_folder(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _further_files(folder: Path) -> list[str]:
+    """What lies in the folder of a bundle and is none of its files, by name; all but the manifest where that is cut."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    try:
+        own = set(json.loads((folder / MANIFEST).read_bytes())["files"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        own = set()
+    return sorted({path.name for path in folder.iterdir()} - own - {MANIFEST})
 
 
 def _write_weights(path: Path, member: BundleMember, half: bool) -> "Model":
@@ -208,7 +225,7 @@ def _write_weights(path: Path, member: BundleMember, half: bool) -> "Model":
 def with_manifest(bundle: Bundle, manifest: Manifest, out: Path) -> Path:
     """Write a bundle's files to `out` under another manifest; `out` may be its own folder.
 
-    `BundleError`: another folder in the way.
+    `BundleError`: another folder or further files in the way.
     """
     contents = {name: bundle.read(name) for name in bundle.manifest.files}
     with _folder(out, manifest) as folder:
@@ -223,7 +240,8 @@ def with_onnx(bundle: Bundle, out: Path, *, size: Size | None = None) -> Path:
     `size`: of the films that its models see from now on, (height, width) or px a side; None: as before. Weights,
     calibration and limits stay those that were fitted at the size before.
 
-    `BundleError`: another folder in the way. `ExportError`: a model cannot be exported, or gives other values there.
+    `BundleError`: another folder or further files in the way. `ExportError`: a model cannot be exported, or gives other
+    values there.
     """
     from cxrlines.models.onnx_export import export_model
     from cxrlines.models.orientation import exported, read_orientation_net

@@ -138,7 +138,7 @@ def leaves_below(line: Line, found: Findings) -> bool:
     height, width = found.film_shape
     left, top, right, bottom = found.within or (0, 0, width, height)
     x, y = end = line.path[-1]
-    outward = {(-1, 0): x - left, (0, -1): y - top, (1, 0): right - x, (0, 1): bottom - y}
+    outward = {(-1, 0): x + 0.5 - left, (0, -1): y + 0.5 - top, (1, 0): right - 0.5 - x, (0, 1): bottom - 0.5 - y}
     nearest = min(outward, key=lambda direction: outward[direction])
     if turned(np.array(nearest), found.quality.rotation)[1] < 1:
         return False

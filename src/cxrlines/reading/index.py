@@ -2,7 +2,6 @@
 
 An index is one safetensors file: `embeddings` (n, c) float16 of length 1, `films` the JSON of each film's labels and
 lines (UTF-8 bytes), and in the header the format and the model that made the embeddings. Nothing in it is unpickled.
-It lies in its bundle, as `INDEX`, or anywhere else.
 """
 
 import hashlib
@@ -31,8 +30,6 @@ from cxrlines.reading.bundle import NOTICE, Bundle
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.task import DEVICE_OF, LABEL_INDEX
 
-INDEX = "index.safetensors"
-"""The name of a bundle's own index in its folder."""
 FORMAT = 1
 _META = "cxrlines"  # the entry of the file's header that holds our texts
 EXACT = 100_000
@@ -252,15 +249,16 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
     try:
         file: Any = safe_open(path, framework="numpy")
         meta = json.loads((file.metadata() or {}).get(_META, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         what = f"{path} ({path.stat().st_size} bytes) is no complete safetensors file: {error}. It was cut off, or is"
         raise IndexFileError(f"{what} of another kind", "copy or make it again") from error
-    _check_format(path, meta.get("format", ""))
-    embedder = meta.get("embedder", "")
+    meta = meta if isinstance(meta, dict) else {}
+    _check_format(path, str(meta.get("format", "")))
+    embedder = str(meta.get("embedder", ""))
     if bundle is not None and embedder != embedder_of(bundle):
         raise IndexFileError(
-            f"{path} was made with another model than that of {bundle.folder}: their embeddings cannot be compared. "
-            f"Name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`"
+            f"{path} was made with another model than that of {bundle.folder}: their embeddings cannot be compared",
+            f"name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`",
         )
     films, embeddings = _read_films(path, file)
     return Index(films, embeddings, embedder)

@@ -48,8 +48,8 @@ class Journal:
             be read, are read again.
 
     Raises:
-        JournalError: the journal at `path` is of another reading, or in use; or there is one, with films, and `resume`
-            is not given.
+        JournalError: the file at `path` is no journal, or one of another reading, or in use; or there is one, with
+            films, and `resume` is not given.
         OutputError: it cannot be written.
     """
 
@@ -182,6 +182,8 @@ class Journal:
     def _load(self, settings: Mapping[str, str], resume: bool) -> int:
         """Take up what the file holds; where it ends: behind its last whole line."""
         path, end = self.path, 0
+        if not HEAD.startswith(self._file.read(len(HEAD))):
+            raise JournalError(f"{path}: is no journal of a reading", "name another OUT")
         for offset, line in _whole_lines(self._file):
             if not end:
                 if not resume and any(True for _ in _whole_lines(self._file, offset + len(line))):
@@ -195,15 +197,15 @@ class Journal:
             else:
                 try:
                     self._take(json.loads(line), offset)
-                except (ValueError, KeyError, TypeError, IndexError):
+                except (ValueError, KeyError, TypeError, IndexError, RecursionError):
                     break  # torn, when the machine failed; what follows is read again
             end = offset + len(line)
         return end
 
     def _check(self, line: bytes, settings: Mapping[str, str]) -> None:
         try:
-            begun = json.loads(line)["settings"]
-        except (ValueError, KeyError, TypeError):
+            begun = dict(json.loads(line)["settings"].items())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise JournalError(f"{self.path}: is no journal of a reading", "name another OUT") from None
         for name, now in settings.items():
             if begun.get(name) != now:

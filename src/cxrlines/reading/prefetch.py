@@ -28,7 +28,7 @@ def in_batches(
     """What `compute` makes of films that `prepare` made ready in threads, `size` together, in their order.
 
     A film whose `prepare` returns an error has that in its place. Memory does not grow with their number. An exception
-    that `films` raises comes after what the films before it give. After each batch `progress` is called with (films
+    that `films` raises comes after what the films before it give. After each film `progress` is called with (films
     done, films in all; None where that is not known).
     """
     count = len(films) if isinstance(films, Sized) else None
@@ -46,9 +46,9 @@ def in_batches(
             found = iter(compute([film for film in batch if not isinstance(film, FilmError | ReadingFault)]))
             for film in batch:
                 yield film if isinstance(film, FilmError | ReadingFault) else next(found)
-            done += len(batch)
-            if progress:
-                progress(done, count)
+                done += 1
+                if progress:
+                    progress(done, count)
     for error in failed:
         raise error
 

@@ -14,17 +14,16 @@ from typing import Any
 
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import file_names
-from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
-from cxrlines.core.pool import cores, in_processes, keep_buffers
+from cxrlines.core.pool import cores, in_processes
 from cxrlines.core.text import plural
 from cxrlines.io.films import read_film
 from cxrlines.io.marks import backdrop_patient, patients_of
-from cxrlines.reading.batch import FILMS_A_PROCESS
-from cxrlines.reading.bundle import Bundle, load_bundle
-from cxrlines.reading.engines.choice import computed_by, engine_of, reads_on_gpu
+from cxrlines.reading.batch import FILMS_A_PROCESS, worker_reader
+from cxrlines.reading.bundle import Bundle
+from cxrlines.reading.engines.choice import computed_by, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
-from cxrlines.reading.reader import Progress, Reader
+from cxrlines.reading.reader import Progress, Reader, guarded
 from cxrlines.reading.results.pseudo_label_files import LabelledFilm, check_folder, write_films, write_origin
 from cxrlines.reading.sources import Found, patient_of
 from cxrlines.reading.training_patients import is_training_patient, training_patients
@@ -88,6 +87,7 @@ def write_pseudo_labels(
     Raises:
         Error: `out` holds another data folder or one of the films, the bundle does not list its training patients or a
             film's patient is named by nobody (nor `keep_seen`), or no film is kept.
+        BundleError: the bundle was exchanged meanwhile.
         JournalError: the journal in `out` is of another call.
         OutputError: the disk is full.
     """
@@ -124,7 +124,7 @@ def write_pseudo_labels(
 def _read(paths: Sequence[Path], bundle: Bundle, journal: Journal, progress: Progress | None) -> None:
     """Read what the journal lacks: of film k the plain view at place 2 k, the second one after it."""
     todo = [k for k in range(len(paths)) if 2 * k not in journal or 2 * k + 1 not in journal]
-    done, work = len(paths) - len(todo), partial(_views_there, bundle.folder)
+    done, work = len(paths) - len(todo), partial(_views_there, bundle.folder, bundle.identity)
     films = [paths[k] for k in todo]
     if cores() > 1 and len(films) >= FILMS_A_PROCESS * cores() and not reads_on_gpu():
         readings = in_processes(work, films, cores())
@@ -143,24 +143,15 @@ def _read(paths: Sequence[Path], bundle: Bundle, journal: Journal, progress: Pro
     journal.sync()
 
 
-_readers: dict[Path, Reader] = {}
-"""Of a process that reads: by the bundle's folder."""
-
-
-def _views_there(folder: Path, film: Path) -> tuple[Reading, Reading]:
-    if folder not in _readers:
-        keep_buffers()
-        bundle = load_bundle(folder)
-        _readers[folder] = Reader(bundle, tta=(), batch_size=2, engine=engine_of(bundle, cores=1))
-    return both_views(_readers[folder], film)
+def _views_there(folder: Path, identity: str, film: Path) -> tuple[Reading, Reading]:
+    return both_views(worker_reader(folder, identity, tta=(), batch_size=2, lines=True), film)
 
 
 def both_views(reader: Reader, film: Path) -> tuple[Reading, Reading]:
-    """A film's readings: plain, and as the second view in that view's own px."""
-    try:
-        changed = second_view(read_film(film)).pixels
-    except FilmError as error:
-        return error, error
+    """A film's readings: plain, and as the second view in that view's own px; of one that cannot be read its error."""
+    changed = guarded(str(film), lambda: second_view(read_film(film)).pixels)
+    if isinstance(changed, Exception):
+        return changed, changed
     one, other = reader.read_many([film, changed])
     return one, other
 

@@ -12,8 +12,9 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -85,11 +86,12 @@ class Reader:
         Raises:
             FilmError: It cannot be read; the message says why, and the way out.
         """
+        start = time.monotonic()
         ready = self.prepare(read_film(film), _name(film))
-        if not ready.prepared.quality.usable:
-            return self.findings(ready)
-        rows, maps = self.engine([ready.views], maps=self.lines)
-        return self.findings(ready, rows[0], None if maps is None else maps[0])
+        usable = ready.prepared.quality.usable
+        rows, maps = self.engine([ready.views], maps=self.lines) if usable else ([None], None)
+        timed = replace(ready, seconds=time.monotonic() - start)
+        return self.findings(timed, rows[0], None if maps is None else maps[0])
 
     def read_many(
         self, films: Iterable[Source], progress: Progress | None = None
@@ -204,7 +206,7 @@ class Reader:
 
     def _ready(self, source: Source) -> "ReadyFilm | FilmError | ReadingFault":
         start = time.monotonic()
-        ready = _guarded(_name(source), lambda: self.prepare(read_film(source), _name(source)))
+        ready = guarded(_name(source), lambda: self.prepare(read_film(source), _name(source)))
         return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, ReadyFilm) else ready
 
     def _read_batch(self, films: list["ReadyFilm"]) -> list[Findings | FilmError | ReadingFault]:
@@ -215,45 +217,37 @@ class Reader:
         with closing(self._computed([film for film in films if film.prepared.quality.usable])) as computed:
             for film in films:
                 if not film.prepared.quality.usable:
-                    readings.append(_guarded(film.name, self._interpret, film))
+                    readings.append(guarded(film.name, self._interpret, film))
                 elif isinstance(given := next(computed), tuple):
                     seconds, row, maps = given
                     timed = replace(film, seconds=film.seconds + seconds)
-                    readings.append(_guarded(film.name, self._interpret, timed, row, maps))
+                    readings.append(guarded(film.name, self._interpret, timed, row, maps))
                 else:
                     readings.append(given)
         return readings
 
     def _computed(self, films: Sequence["ReadyFilm"]) -> Generator[Computed | FilmError | ReadingFault, None, None]:
-        """What the engine gives for each film; while one's findings are made, it computes the next ones.
+        """What the engine gives for each film, or its error; while one's findings are made, the next are computed."""
 
-        Where it fails, each film that it was given together has the error in its place.
-        """
-
-        def compute(part: Sequence["ReadyFilm"]) -> Sequence[Computed | FilmError | ReadingFault]:
+        def compute(part: Sequence["ReadyFilm"]) -> list[Computed]:
             start = time.monotonic()
-            try:
-                rows, maps = self.engine([film.views for film in part], maps=self.lines)
-            except Exception as error:
-                return _failures(part, error)
+            rows, maps = self.engine([film.views for film in part], maps=self.lines)
             seconds_each = (time.monotonic() - start) / len(part)
             each = zip(rows, [None] * len(part) if maps is None else maps, strict=True)
             return [(seconds_each, row, heat) for row, heat in each]
 
         size = self.engine.at_once or max(1, len(films))
         parts = (films[start : start + size] for start in range(0, len(films), size))
-        with closing(ahead(compute, parts, 1, 1)) as computed:
+        with closing(ahead(partial(_each, compute), parts, 1, 1)) as computed:
             yield from chain.from_iterable(computed)
 
     def _embed_batch(self, films: list["ReadyFilm"]) -> list["Embedded | FilmError | ReadingFault"]:
+        def compute(part: Sequence[ReadyFilm]) -> list[Embedded]:
+            each = zip(self.engine.embed([film.views for film in part]), part, strict=True)
+            return [Embedded(vector, film.key, film.prepared.film_shape) for vector, film in each]
+
         usable = [film for film in films if film.prepared.quality.usable]
-        found: Iterator[Embedded | FilmError | ReadingFault]
-        try:
-            vectors = self.engine.embed([film.views for film in usable]) if usable else ()
-            each = zip(vectors, usable, strict=True)
-            found = iter([Embedded(vector, film.key, film.prepared.film_shape) for vector, film in each])
-        except Exception as error:
-            found = iter(_failures(usable, error))
+        found = iter(_each(compute, usable) if usable else ())
         return [
             next(found)
             if film.prepared.quality.usable
@@ -375,7 +369,7 @@ def _name(source: Source) -> str:
     return os.fsdecode(source) if isinstance(source, str | os.PathLike) else "the film"
 
 
-def _guarded(name: str, work: Callable[..., Out], *args: object) -> Out | FilmError | ReadingFault:
+def guarded(name: str, work: Callable[..., Out], *args: object) -> Out | FilmError | ReadingFault:
     """What `work(*args)` returns for the film called `name`, or the error that it raised."""
     try:
         return work(*args)
@@ -392,7 +386,11 @@ def _failure(name: str, error: Exception) -> FilmError | ReadingFault:
     return ReadingFault.of(name, error)
 
 
-def _failures(films: Sequence[ReadyFilm], error: Exception) -> list[FilmError | ReadingFault]:
-    """`_failure` of each of the films that were computed together."""
-    trace = error.__traceback__  # each fault shows it, and takes it from the exception
-    return [_failure(film.name, error.with_traceback(trace)) for film in films]
+def _each(
+    compute: Callable[[Sequence[ReadyFilm]], Sequence[Out]], films: Sequence[ReadyFilm]
+) -> Sequence[Out | FilmError | ReadingFault]:
+    """What `compute` gives for films, which it computes together; each alone where that fails."""
+    if len(films) > 1:
+        with suppress(Exception):
+            return compute(films)
+    return [guarded(film.name, lambda film=film: compute([film])[0]) for film in films]

@@ -64,8 +64,11 @@ def _further_names(path: Path, base: Path, *, by_study: bool) -> Iterator[str]:
 
 
 def find_films(sources: Iterable[Path]) -> Found:
-    """Every film of the sources once: files as they are named, folders searched in the order of names."""
-    films: dict[Path, tuple[Path, Path]] = {}  # by where it is, so that none is read twice
+    """Every film of the sources once: files as they are named, folders searched in the order of names.
+
+    A link to a film counts as a film of the link's own name.
+    """
+    films: dict[tuple[str, str], tuple[Path, Path]] = {}  # by the folder it lies in, so that none is read twice
     errors: list[tuple[str, str]] = []
     skipped: Counter[str] = Counter()
     named, searched = set(), []
@@ -74,14 +77,14 @@ def find_films(sources: Iterable[Path]) -> Found:
             if source.suffix.lower() in ARCHIVES:
                 errors.append((str(source), "is an archive; unpack it, and name what it holds"))
                 continue
-            path, _ = films.setdefault(source.absolute(), (source, source.parent))
+            path, _ = films.setdefault(_place(source), (source, source.parent))
             named.add(path)
         elif fault == FOLDER:
             searched.append(source)
             before, empty = len(errors), True
             for path in _files_below(source, errors, skipped):
                 if path.suffix.lower() in FILM_SUFFIXES or is_film(path):
-                    films.setdefault(path.absolute(), (path, source))
+                    films.setdefault(_place(path), (path, source))
                     empty = False
                 elif not os.access(path, os.R_OK):
                     errors.append((str(path), f"cannot be read ({os.strerror(errno.EACCES)}); {PERMISSIONS}"))
@@ -93,6 +96,11 @@ def find_films(sources: Iterable[Path]) -> Found:
         else:
             errors.append((str(source), fault))
     return Found(list(films.values()), errors, +skipped, frozenset(named), tuple(searched))
+
+
+def _place(path: Path) -> tuple[str, str]:
+    """Folder and name of a file, the same however the way to the folder is written."""
+    return os.path.realpath(path.parent), path.name
 
 
 def patient_of(path: Path, indexed: Mapping[str, str]) -> str:

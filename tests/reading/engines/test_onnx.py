@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from cxrlines.models import WEIGHTS
 from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.models.onnx_export import ExportError, export_model, trace_model
 from cxrlines.models.weights import save_weights
+from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.bundle import Bundle, BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, with_onnx, write_bundle
 from cxrlines.reading.engines.averaged import AveragedNetworks
@@ -235,6 +237,50 @@ def test_networks_that_lack_a_label_that_is_promised_are_refused(bundle: Bundle)
     networks = [SimpleNamespace(labels=LABELS[1:], map_names=()) for _ in bundle.manifest.models]
     with pytest.raises(BundleError, match=f"maps-fold0.safetensors does not give '{LABELS[0]}'"):
         AveragedNetworks(bundle, networks)
+
+
+def test_networks_that_lack_a_heatmap_that_is_promised_are_refused(bundle: Bundle) -> None:
+    names = [name for name in MAP_NAMES if name != "tip CVC"]
+    networks = [SimpleNamespace(labels=LABELS, map_names=tuple(names)) for _ in bundle.manifest.models]
+    with pytest.raises(BundleError, match="does not give 'tip CVC'"):
+        AveragedNetworks(bundle, networks)
+    AveragedNetworks(bundle, [SimpleNamespace(labels=LABELS, map_names=()) for _ in bundle.manifest.models])
+
+
+@pytest.mark.parametrize("spoilt", [(1,), (0, 1, 2)], ids=["one film", "all films"])
+@pytest.mark.parametrize("how", ["mean", "power", "rank"])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_film_whose_values_are_no_numbers_costs_the_others_nothing(
+    bundle: Bundle, spoilt: tuple[int, ...], how: str, calibrated: bool
+) -> None:
+    """Nor is it an error of the engine: the reader says of which film, and of which bundle."""
+
+    class Network:
+        labels, map_names = LABELS, ()
+
+        def __init__(self, logits: np.ndarray) -> None:
+            self.logits = logits
+
+        def start(self, films: np.ndarray, *, maps: bool = False) -> Callable[[], tuple[np.ndarray, None]]:
+            return lambda: (self.logits, None)
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(len(bundle.manifest.models), 3, len(LABELS))).astype(np.float32)
+    names = {entry.name for entry in bundle.manifest.models}
+    ensemble = {
+        "mean": Averaging(),
+        "power": Averaging(how="power", power=2),
+        "rank": Averaging(how="rank", quantiles={name: {label: (0.0, 0.5, 1.0) for label in LABELS} for name in names}),
+    }[how]
+    change = {"ensemble": ensemble, "fold_calibration": {LABELS[0]: (2.0, 1.0)} if calibrated else None}
+    changed = replace(bundle, manifest=bundle.manifest.model_copy(update=change))
+    shown = [dict.fromkeys(bundle.sizes, np.zeros((1, 8, 8), np.uint8))] * 3
+    whole, _ = AveragedNetworks(changed, [Network(each) for each in logits])(shown)
+    logits[0, list(spoilt), 2] = np.nan
+    rows, _ = AveragedNetworks(changed, [Network(each) for each in logits])(shown)
+    sound = [k for k in range(3) if k not in spoilt]
+    np.testing.assert_array_equal(rows[sound], whole[sound])
+    assert np.isfinite(whole).all() and np.isnan(rows[list(spoilt)]).all()
 
 
 def test_without_onnx_runtime_it_is_said(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA
-from cxrlines.reading.trace.keypoints import PEAK, find_keypoints
+from cxrlines.reading.trace.keypoints import MAX_KEYPOINTS, PEAK, SEPARATION, find_keypoints
 
 SIDE = 192
 
@@ -25,3 +25,16 @@ def test_the_quick_look_at_the_highest_value_hides_no_peak(height):
         smooth = 1.36 * height * spread**2 / (spread**2 + (0.6 * sigma) ** 2)  # of two Gaussians
         assert len(find_keypoints(heat)) == (smooth > PEAK)
     assert bool(find_keypoints(np.full((SIDE, SIDE), height, np.float32))) == (1.36 * height > PEAK)
+
+
+def test_peaks_of_one_height_side_by_side_are_one_and_crowd_out_no_other():
+    heat = np.zeros((SIDE, SIDE), np.float32)
+    heat[80:100, 80:100] = 1  # flat within, where it is smoothed
+    y, x = np.mgrid[:SIDE, :SIDE]
+    heat += 0.5 * np.exp(-((x - 30) ** 2 + (y - 150) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2).astype(np.float32)
+    found = find_keypoints(heat)
+    within = [spot for spot in found if np.abs(spot.xy - 89.5).max() < 12]
+    assert len(found) == len(within) + 1 and np.abs(found[-1].xy - (30, 150)).max() < 0.1
+    places = np.array([spot.xy for spot in find_keypoints(np.ones((SIDE, SIDE), np.float32))])
+    apart = np.abs(places[:, None] - places).max(axis=2) + SIDE * np.eye(len(places))
+    assert len(places) == MAX_KEYPOINTS and apart.min() > SEPARATION * SIDE - 1

@@ -21,7 +21,7 @@ class AveragedNetworks(Engine):
     that give any, at the size of the largest one's.
 
     Raises:
-        BundleError: a network that lacks a label.
+        BundleError: a network that lacks a label, or gives heatmaps and lacks one.
     """
 
     def __init__(self, bundle: Bundle, networks: Sequence[Network], *, at_once: int | None = None) -> None:
@@ -29,7 +29,8 @@ class AveragedNetworks(Engine):
         self.at_once = at_once
         self.networks = list(zip(networks, bundle.sizes, strict=True))
         for network, entry in zip(networks, bundle.manifest.models, strict=True):
-            if lacking := [name for name in self.manifest.labels if name not in network.labels]:
+            wanted = {*self.manifest.labels, *(self.map_names if network.map_names else ())}
+            if lacking := sorted(wanted - {*network.labels, *network.map_names}):
                 raise BundleError(
                     f"{bundle.folder}: the network of {entry.file} does not give {lacking[0]!r}, which the manifest "
                     "promises",
@@ -39,7 +40,10 @@ class AveragedNetworks(Engine):
         self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
 
     def __call__(self, films: Sequence[FilmViews], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """As `Engine`. All networks and views are started before the first is waited for; a view a pass."""
+        """As `Engine`. All networks and views are started before the first is waited for; a view a pass.
+
+        Where a network's values for a film are not numbers, all probabilities of that film are NaN.
+        """
         rows: list[np.ndarray] = []
         folds: list[int] = []
         members: list[str] = []
@@ -53,12 +57,16 @@ class AveragedNetworks(Engine):
         for network, entry, wait in started:
             labels = [network.labels.index(label) for label in self.manifest.labels]
             logits, heat = wait()
-            rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
+            with np.errstate(invalid="ignore"):  # of what is no number
+                rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
             folds.append(entry.fold)
             members.append(entry.name)
             if heat is not None:
                 shown.append(self._sized(heat[:, [network.map_names.index(name) for name in self.map_names]]))
-        mean = self._mean(np.stack(rows), np.array(folds), np.array(members))
+        each = np.stack(rows)
+        finite = np.isfinite(each).all(axis=(0, 2))  # of a film that is not, nothing can be calibrated
+        mean = np.full(each.shape[1:], np.nan)
+        mean[finite] = self._mean(each[:, finite], np.array(folds), np.array(members))
         return mean, np.mean(shown, axis=0) if shown else None
 
     def embed(self, films: Sequence[FilmViews]) -> np.ndarray:

@@ -27,18 +27,20 @@ def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
     # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
     smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)
     high = smooth >= PEAK
-    left, top, width, height = cv2.boundingRect(high.view(np.uint8))
-    near = (slice(max(0, top - radius), top + height + radius), slice(max(0, left - radius), left + width + radius))
+    x, y, width, height = cv2.boundingRect(high.view(np.uint8))
+    near = (slice(max(0, y - radius), y + height + radius), slice(max(0, x - radius), x + width + radius))
     # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
     highest = cv2.dilate(smooth[near], np.ones((2 * radius + 1, 1), np.uint8))
     highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
     rows, columns = np.nonzero((smooth[near] == highest) & high[near])
     rows, columns = rows + near[0].start, columns + near[1].start
-    highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:MAX_KEYPOINTS]
-    return [
-        Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column])))
-        for row, column in zip(rows[highest_first].tolist(), columns[highest_first].tolist(), strict=True)
-    ]
+    left = np.stack([rows, columns], axis=1)[np.argsort(-smooth[rows, columns], kind="stable")]
+    found: list[Keypoint] = []
+    while len(left) and len(found) < MAX_KEYPOINTS:
+        row, column = left[0].tolist()
+        found.append(Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column]))))
+        left = left[np.abs(left - left[0]).max(axis=1) > radius]  # without those of the same height near it
+    return found
 
 
 def _place(heat: np.ndarray, row: int, column: int, sigma: float) -> np.ndarray:

@@ -220,11 +220,10 @@ def _trace_segments(
             visited |= {first} if start in node_of else {first, start}
             path, before, at = [start, first], start, first
             while at not in node_of:
-                # A junction next to the first pixel of a segment is where it came from, unless nothing else is there.
-                onward = [p for p in neighbours[at] if p != before and (p not in visited or p in node_of)]
-                if not onward:
+                onward = next((p for p in neighbours[at] if p != before and (p not in visited or p in node_of)), None)
+                if onward is None:
                     break
-                before, at = at, onward[0]
+                before, at = at, onward
                 path.append(at)
                 if at not in node_of:
                     visited.add(at)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from pydicom.charset import python_encoding
 from pydicom.uid import UID
 
 from cxrlines.core.errors import Error
@@ -140,9 +141,11 @@ def test_a_character_set_is_rightly_spelt_or_as_the_film_has_it(results, given, 
     name = b"\xb8\xd2\xd0\xdd"
     source = results.film_file(PatientName="x" * len(name), SpecificCharacterSet=given.split("\\"))
     source = source.replace(b"x" * len(name), name)
+    known = dict(python_encoding)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = result_objects(source, results.found(), results.read_by)
+    assert python_encoding == known, "what pydicom knows is everybody's"
     for each in made:
         found = parse(each.content, ["TransferSyntaxUID", "SpecificCharacterSet", "PatientName"])
         assert found.text("SpecificCharacterSet") == written and found["PatientName"].data == name

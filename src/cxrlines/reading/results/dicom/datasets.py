@@ -3,10 +3,13 @@
 import hashlib
 import io
 import re
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
+from pydicom.charset import default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -19,7 +22,7 @@ from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.origin import MANUFACTURER
 from cxrlines.reading.results.dicom.codes import PRIVATE, REPLACED, Concept
 from cxrlines.reading.results.dicom.read_by import ReadBy
-from cxrlines.reading.results.dicom.source_film import FREE_TEXT, PATTERNS, SourceFilm, charset_of, valid
+from cxrlines.reading.results.dicom.source_film import FREE_TEXT, KNOWN, PATTERNS, SourceFilm, charset_of, valid
 
 MARK = "FOR RESEARCH USE ONLY"
 """Where people look: in the description of each series and state, the algorithm's parameters, and on the capture."""
@@ -122,11 +125,34 @@ def finalize(dataset: Dataset, *identity: str) -> tuple[str, bytes]:
     The UIDs are a hash of `identity` and of all that the dataset holds: the same UID means the same bytes, and a film
     that comes again with another patient's name gets new results. Each object is a series of its own.
     """
-    dataset.set_original_encoding(False, True, dataset._character_set)  # raw values are written as they are
-    content = hashlib.sha256(_file(dataset)).hexdigest()
-    dataset.SOPInstanceUID = uid_of(*identity, content)
-    dataset.SeriesInstanceUID = series_of(dataset.SOPInstanceUID)
-    return dataset.SOPInstanceUID, _file(dataset)
+    with _any_character_set(dataset):
+        dataset.set_original_encoding(False, True, dataset._character_set)  # raw values are written as they are
+        content = hashlib.sha256(_file(dataset)).hexdigest()
+        dataset.SOPInstanceUID = uid_of(*identity, content)
+        dataset.SeriesInstanceUID = series_of(dataset.SOPInstanceUID)
+        return dataset.SOPInstanceUID, _file(dataset)
+
+
+_terms_lock = threading.Lock()
+
+
+@contextmanager
+def _any_character_set(dataset: Dataset) -> Iterator[None]:
+    """Have pydicom know the character set of a dataset, whatever that is, as long as it is written.
+
+    What is not written as it is is ours, and ASCII; pydicom would warn at each element, or take some other codec.
+    """
+    given = dataset.get("SpecificCharacterSet") or ""
+    unknown = {given} if isinstance(given, str) else set(given)
+    unknown -= KNOWN
+    with _terms_lock if unknown else nullcontext():
+        added = dict.fromkeys(unknown - python_encoding.keys(), default_encoding)
+        python_encoding.update(added)
+        try:
+            yield
+        finally:
+            for term in added:
+                del python_encoding[term]
 
 
 def series_of(sop_instance_uid: str) -> str:

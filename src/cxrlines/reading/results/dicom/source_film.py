@@ -137,8 +137,6 @@ def charset_of(header: Elements) -> bytes:
         spelt = [_spelt(term) for term in terms]
         if all(term in KNOWN for term in spelt):
             return "\\".join(spelt).encode("ascii")
-        for term in terms:  # pydicom then writes what is ours, ASCII, without a warning for each element
-            python_encoding.setdefault(term.strip(), "iso8859")
         return given
     written = b"".join(header[name].data for name in FREE_TEXT)
     if written.isascii():
