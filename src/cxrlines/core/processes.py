@@ -21,8 +21,9 @@ from pathlib import Path
 
 PATIENCE_S = 5.0
 """How often a child checks that its parent is alive: the connection stays open where a fork of the parent holds it."""
-STALLED_S = 60.0
-"""Longest that a message may stand still on its way to a child or from it: a child that is stopped reads none."""
+STALLED_S = 300.0
+"""Longest that a message may stand still on its way to a child or from it: one that is stopped reads none, and one that
+begins imports for a while."""
 CGROUP = Path("/sys/fs/cgroup")
 """Where a Linux container sees its own limits."""
 BOOT = """
