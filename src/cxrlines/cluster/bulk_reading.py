@@ -55,7 +55,7 @@ def predict_on_ray(
             check_machines(ray, None, *inputs)
             each = _from_outside if on.startswith("ray://") else _outcomes
             paths = [found.films[place][0] for place in places]
-            for index, reading in each(ray, paths, inputs, batch_size, views, lines):
+            for index, reading in each(ray, paths, inputs, bundle.identity, batch_size, views, lines):
                 yield places[index], reading
 
     return collect(
@@ -91,7 +91,13 @@ class _Inside:
 
 
 def _outcomes(
-    ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str], lines: bool
+    ray: Any,
+    paths: Sequence[Path],
+    inputs: Sequence[Path],
+    identity: str,
+    batch_size: int,
+    tta: Sequence[str],
+    lines: bool,
 ) -> Iterator[Outcome]:
     """The reading of each film, as it is read: Ray Data hands films out, each worker reads its share."""
     if not paths:
@@ -112,19 +118,19 @@ def _outcomes(
         concurrency=(1, workers),
         num_cpus=1,
         num_gpus=gpus,
-        fn_constructor_args=(list(inputs), batch_size, list(tta), lines),
+        fn_constructor_args=(list(inputs), identity, batch_size, list(tta), lines),
     )
     for batch in read.iter_batches(batch_size=None, batch_format="numpy"):
         yield from zip(batch["place"].tolist(), batch["reading"], strict=True)
 
 
 class _Reader:
-    """A worker: the bundle (the first of `inputs`), loaded once, and films read in batches of `batch_size`."""
+    """A worker: the bundle (the first of `inputs`, of this `identity`), loaded once, and films read in batches."""
 
-    def __init__(self, inputs: list[Path], batch_size: int, tta: list[str], lines: bool) -> None:
+    def __init__(self, inputs: list[Path], identity: str, batch_size: int, tta: list[str], lines: bool) -> None:
         check_shared(None, *inputs)
         cv2.setNumThreads(1)
-        bundle = load_bundle(inputs[0])
+        bundle = load_bundle(inputs[0], identity)
         self.reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines, engine=engine_of(bundle, cores=1))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
