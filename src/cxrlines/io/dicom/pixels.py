@@ -22,15 +22,13 @@ from cxrlines.core.text import plural
 from cxrlines.io import jpeg
 from cxrlines.io.dicom import streams
 from cxrlines.io.dicom.header import Elements
+from cxrlines.io.dicom.smoothness import FEW_LEAPS, LEAPS, RARER, leaps, run_on_below_0
 from cxrlines.io.dicom.streams import Buffer, Kind, Stream, StreamError
 
 SECONDS = 60.0
 """How long the decoder process may take for a film."""
 MAX_MEMORY = 480 * 2**20
 """Decoding that would take more is not begun; see `_cost`."""
-LEAPS, RARER = 0.002, 10
-"""Values read with too few bits or the wrong sign leap where they cross a limit: this share of neighbours at least,
-and so many times as many as with the right ones."""
 EXPORT = "export it again, or uncompressed"
 JPEG_SYNTAXES = "1.2.840.10008.1.2.4."
 SYNTAXES = {
@@ -350,7 +348,7 @@ def _settled(
             _differ(notes, "the colours are coded signed; their lowest value is taken for black")
         values = values >> (high_bit - bits + 1) if high_bit >= bits else values
         return values, replace(header, bits=bits, high_bit=bits - 1, signed=False)
-    with_sign, without = (_leaps(values, bits, high_bit, sign) for sign in (True, False))
+    with_sign, without = (leaps(values, bits, high_bit, sign) for sign in (True, False))
     if stream and stream.signed is not None and stream.signed != signed:
         # Some encoders write the words of signed values as if they had no sign; then the header is right.
         signed = with_sign < without if with_sign != without else signed
@@ -359,6 +357,14 @@ def _settled(
     elif signed and not (stream and stream.signed) and with_sign > max(LEAPS, RARER * without):
         _differ(notes, "the header says that the values are signed, and they are not")
         signed = False
+    elif (
+        not signed
+        and bits > 8  # of 8 none is signed, and letters in JPEG look like values below 0
+        and without > max(FEW_LEAPS, RARER * with_sign)
+        and run_on_below_0(values, bits, high_bit)
+    ):
+        _differ(notes, "the header says that the values are unsigned, and they are signed")
+        signed = True
     if stream and (signed or stream.signed):
         unused = 8 * values.itemsize - stream.bits
         values = ((values << unused).view(f"{'i' if signed else 'u'}{values.itemsize}") >> unused).view(values.dtype)
@@ -370,18 +376,5 @@ def _is_wider(header: PixelHeader, values: np.ndarray, stream: Stream) -> bool:
     if values.ndim == 3:
         return int(values.max()) >= 1 << header.bits
     signed = bool(stream.signed or header.signed)
-    narrow, wide = (_leaps(values, bits, bits - 1, signed) for bits in (header.bits, stream.bits))
+    narrow, wide = (leaps(values, bits, bits - 1, signed) for bits in (header.bits, stream.bits))
     return bool(narrow > max(LEAPS, RARER * wide))
-
-
-def _leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:
-    """Share of neighbours in a row, in some rows, that are half of all values apart or more.
-
-    Words that borders and padding are made of do not count: all zeros, all ones, the sign alone.
-    """
-    words = values[:: max(1, len(values) // 64)].astype(np.int64) >> (high_bit - bits + 1) & 2**bits - 1
-    half = 2 ** (bits - 1)
-    counts = ~np.isin(words, (0, half, 2 * half - 1))
-    both = counts[:, 1:] & counts[:, :-1]
-    numbers = (words + half) % (2 * half) if signed else words
-    return float((np.abs(np.diff(numbers, axis=1))[both] >= half).sum() / max(1, both.sum()))
