@@ -979,6 +979,23 @@ class TestBadFiles:
         dataset.compress(RLELossless)
         assert np.array_equal(gray(dataset), plain)
 
+    def test_an_rle_plane_ends_where_its_pixels_do(self):
+        """Rows that are padded, or a byte that says another length, move all that follows."""
+        values = np.random.default_rng(0).integers(0, 256, (40, 61), np.uint8)
+
+        def packed(rows: np.ndarray, behind: bytes = b"") -> bytes:
+            dataset = made(values)
+            dataset.file_meta.TransferSyntaxUID = RLELossless
+            frame = b"".join(bytes([len(row) - 1]) + row.tobytes() for row in rows) + behind
+            dataset.PixelData = encapsulate([struct.pack("<16L", 1, 64, *[0] * 14) + frame + bytes(len(frame) % 2)])
+            return file(dataset)
+
+        for behind in (b"", bytes(7), bytes(200), b"\x80\x80"):  # padding, and what stands for nothing
+            film = read_film(packed(values, behind))
+            assert np.array_equal(film.pixels, values) and not film.notes
+        for hurt in (packed(np.pad(values, ((0, 0), (0, 1)))), packed(values, b"\0\7"), packed(values, b"\xff\7")):
+            assert "hold more than the 61 x 40 px" in says(hurt)
+
     def test_a_deflated_file_is_not_inflated(self):
         dataset = made(np.zeros((3000, 3000), np.uint16))
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

@@ -441,6 +441,14 @@ class TestContradictions:
         lossless = as_dicom(black, 8, syntax=f"{JPEG}70", frame=by_gdcm(black, 8, 70))
         assert read_film(lossless).pixels.max() == 0
 
+    @pytest.mark.parametrize("tags", [{}, {"NumberOfFrames": 1}])
+    @pytest.mark.parametrize(("number", "encode"), [(50, by_pillow), (90, lambda pixels: by_openjpeg(pixels, 8))])
+    def test_a_second_film_is_not_passed_over(self, number, encode, tags):
+        one, other = (encode(pixels) for pixels in (GRAY, GRAY[::-1].copy()))
+        for parts in ([one, other], [one + b"\0" * (len(one) % 2) + other]):
+            assert "several frames" in refusal(as_dicom(GRAY, 8, syntax=f"{JPEG}{number}", parts=parts, **tags))
+        assert codes(as_dicom(GRAY, 8, syntax=f"{JPEG}{number}", frame=one + b"text behind")) == [Code.BYTES_AFTER_END]
+
     def test_rle_planes_are_counted(self):
         dataset = pydicom.dcmread(OWN / "MR_small_RLE.dcm")
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
@@ -604,6 +612,16 @@ class TestUncompressed:
         for behind, noted in ((bytes(1000), []), (b"text" * 30, [Code.BYTES_AFTER_END])):
             film = read_film(head + struct.pack("<I", DEEP.nbytes + len(behind)) + pixels + behind)
             assert np.array_equal(film.pixels, plain) and [note.code for note in film.notes] == noted
+
+    def test_bytes_that_were_put_into_the_pixels_are_noted(self):
+        """As by a line end of two bytes for one; the element is as long as before."""
+        data = as_dicom(DEEP, 16)
+        start = len(data) - DEEP.nbytes
+        damaged = data[:start] + data[start:].replace(b"\n", b"\r\n")
+        assert len(damaged) > len(data)
+        for hurt in (damaged, data[: start + 1001] + b"\r" + data[start + 1001 :], data + b"text"):
+            assert codes(hurt) == [Code.BYTES_AFTER_END]
+        assert codes(data) == codes(data + bytes(100)) == []
 
     def test_pixels_of_another_shape_are_refused(self):
         assert "more than its header" in refusal(as_dicom(DEEP, 16, Rows=60))

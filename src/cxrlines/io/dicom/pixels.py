@@ -29,6 +29,8 @@ SECONDS = 60.0
 """How long the decoder process may take for a film."""
 MAX_MEMORY = 480 * 2**20
 """Decoding that would take more is not begun; see `_cost`."""
+PACKET = 128
+"""Most bytes that a packet of RLE unpacks to."""
 EXPORT = "export it again, or uncompressed"
 JPEG_SYNTAXES = "1.2.840.10008.1.2.4."
 SYNTAXES = {
@@ -83,6 +85,9 @@ def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) ->
     """
     if not header.syntax.is_transfer_syntax or header.syntax.is_private:
         raise FilmError(f"transfer syntax {header.known_syntax} is not read", "save it uncompressed")
+    if bytes(elements.rest).strip(b"\0\xff"):
+        text = f"{plural(len(elements.rest), 'byte follows', 'bytes follow')} PixelData that are no element; left out"
+        notes.append(Note(Code.BYTES_AFTER_END, text))
     frame: Buffer = elements.pixels
     if bytes(frame[:4]) == streams.ITEM:
         parts = streams.fragments(frame)
@@ -160,8 +165,7 @@ def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndar
         plane = _unpacked(packed, size)
         if plane is None:
             raise FilmError("its RLE pixels are cut off or damaged", EXPORT)
-        # A plane may be padded by a byte a row and a packet, which is more than any encoder needs.
-        if _unpacked(packed, size + header.rows + 128) is not None:
+        if _unpacked(packed, size + 1) is not None and not _is_padded(packed, size):
             found = f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says"
             raise FilmError(found, EXPORT)
         planes.append(plane.reshape(header.rows, header.columns))
@@ -169,6 +173,12 @@ def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndar
         planes = [high.astype(np.uint16) << 8 | low for high, low in zip(planes[::2], planes[1::2], strict=True)]
     luma_only = len(planes) == 1 or header.photometric.startswith("YBR_FULL")
     return _settled(header, planes[0] if luma_only else np.stack(planes, axis=-1), notes)
+
+
+def _is_padded(packed: bytes, size: int) -> bool:
+    """Whether what PackBits unpack to beyond `size` bytes is a packet of zeros at most, as zeros behind a plane are."""
+    shown = _unpacked(packed + bytes(4 * PACKET), size + PACKET)  # zeros that are added unpack to zeros
+    return shown is not None and not shown[size:].any() and _unpacked(packed, size + PACKET + 1) is None
 
 
 def _unpacked(packed: bytes, size: int) -> np.ndarray | None:
@@ -189,8 +199,12 @@ def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[
         _differ(notes, f"the pixels are {stream.kind}, the header says {header.known_syntax}")
     if stream.components != header.samples:
         _differ(notes, f"the pixels have {stream.components} components, the header says {header.samples}")
-    if _says_anything(frame[stream.end :]):
-        text = f"{plural(len(frame) - stream.end, 'byte follows', 'bytes follow')} the compressed pixels; left out"
+    rest = frame[stream.end :]
+    if streams.recognised(bytes(rest).lstrip(b"\0")):
+        found = f"pixels hold several frames of {stream.kind}, the header says one; a film is one frame"
+        raise FilmError(found, "export the frame that is the film")
+    if _says_anything(rest):
+        text = f"{plural(len(rest), 'byte follows', 'bytes follow')} the compressed pixels; left out"
         notes.append(Note(Code.BYTES_AFTER_END, text))
     return _settled(header, _decoded(header, stream, frame[stream.start : stream.end]), notes, stream)
 
