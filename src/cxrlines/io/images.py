@@ -260,8 +260,7 @@ def _check_parts(data: bytes, tags: dict[int, tuple[int, ...]]) -> None:
     if (there := len(starts)) < parts:
         raise FilmError(f"is a TIFF file with {there:,} of the {parts:,} strips or tiles of its image", AGAIN)
     if tags.get(259) == (7,):
-        tables = _decoded(lambda: Image.open(io.BytesIO(data), formats=["TIFF"]).tag_v2.get(347, b"\xff\xd8\xff\xd9"))
-        _decoded(jpeg.check_parts, data, list(zip(starts, sizes, strict=False)), tables, across, down)
+        _decoded(jpeg.check_parts, data, list(zip(starts, sizes, strict=False)), across, down)
 
 
 def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int) -> bytes:

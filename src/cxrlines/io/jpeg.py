@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cxrlines.io.dicom.streams import Stream, StreamError, parse
 
@@ -17,7 +18,9 @@ LEFT_OVER = 16
 encoders write some."""
 READ_AHEAD = bytes(16)
 """The decoder waits until it has up to 8 bytes beyond the code it is at; a marker's fill byte may take another."""
-END = b"\xff\xd9"
+START, END = b"\xff\xd8", b"\xff\xd9"
+TABLES = 347
+"""Tag of TIFF for what stands before each strip or tile, from a start marker to an end marker."""
 MAX_PARTS = 2**14
 """Most strips or tiles, each of which takes some 0.3 ms: of 50 megapixels tiles of 56 x 56 px."""
 
@@ -57,13 +60,12 @@ def decoded(data: bytes, stream: Stream, *, gray: bool = False) -> Image.Image:
     return image
 
 
-def check_parts(data: bytes, places: Sequence[tuple[int, int]], tables: bytes, width: int, height: int) -> None:
+def check_parts(data: bytes, places: Sequence[tuple[int, int]], width: int, height: int) -> None:
     """Decode JPEG strips or tiles of a TIFF file, of which libtiff reads on where they are damaged; nothing is kept.
 
     Args:
         data: The file.
         places: (start, size) of each part.
-        tables: What stands before each, from its start marker to an end marker (tag 347).
         width, height: Of a part, in px, at most.
 
     Raises:
@@ -72,6 +74,7 @@ def check_parts(data: bytes, places: Sequence[tuple[int, int]], tables: bytes, w
     """
     if len(places) > MAX_PARTS:
         raise StreamError(f"lie in {len(places):,} strips or tiles; at most {MAX_PARTS:,} of JPEG are read")
+    tables = TiffImageFile(io.BytesIO(data)).tag_v2.get(TABLES, START + END)
     for start, size in places:
         part = tables[:-2] + data[start + 2 : start + size]
         stream = parse(part)
