@@ -313,6 +313,19 @@ class TestGoodFilms:
         damaged = read_film(png(ramp()[..., None], 0, chunk(kind, body)[:-4] + b"\0\0\0\0"))
         assert np.array_equal(damaged.pixels, ramp()) and codes(damaged) == [Code.METADATA_IGNORED]
 
+    @pytest.mark.parametrize("bits", [1, 8, 16])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_png_whose_checksum_alone_is_wrong_is_read_with_a_note(self, channels, bits):
+        if bits == 1:
+            whole = encoded(np.arange(40 * 64).reshape(40, 64) % 3 > 0, "PNG")
+        else:
+            whole = png(deep(channels).astype(f"u{bits // 8}"), 2 if channels == 3 else 0)
+        place = whole.index(b"IEND") - 8
+        film = read_film(whole[:place] + bytes(4) + whole[place + 4 :])
+        assert np.array_equal(film.pixels, read_film(whole).pixels) and codes(film) == [Code.METADATA_IGNORED]
+        more = read_film(whole[:place] + b"\1\2\3\4" + whole[place + 4 :] + b"something else")
+        assert codes(more) == [Code.METADATA_IGNORED, Code.BYTES_AFTER_END]
+
     @pytest.mark.parametrize("beneath", [0, 128, 255])
     @pytest.mark.parametrize("mode", ["RGBA", "LA"])
     @pytest.mark.parametrize("kind", ["PNG", "TIFF", "deep PNG", "deep TIFF"])
@@ -458,6 +471,42 @@ class TestBadFilms:
             film[place] = data.draw(st.integers(0, 255))
         film_or_error(bytes(film))
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("kind", ["u1", "u2"])
+    def test_a_png_of_damaged_pixels_is_refused_though_all_of_them_are_there(self, channels, kind):
+        """Pillow stops once its rows are full, before the check value of the deflate stream."""
+        whole = png(deep(channels).astype(kind), 2 if channels == 3 else 0)
+        start, end = whole.index(b"IDAT") + 4, whole.index(b"IEND") - 8
+        stored = zlib.compress(zlib.decompress(whole[start:end]), 0)  # each byte of them is one of a pixel
+        parts = chunk(b"IDAT", stored[:-4]) + chunk(b"IDAT", stored[-4:])
+        sound = whole[: start - 8] + parts + whole[end + 4 :]
+        assert np.array_equal(read_film(sound).pixels, read_film(whole).pixels)
+        for place in (start + 100, start + len(parts) - 13):
+            data = bytearray(sound)
+            data[place] ^= 1
+            assert "damaged" in says(bytes(data))
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_pixels_that_name_colours_beyond_their_palette_are_refused(self, kind):
+        pixels = ramp()
+
+        def film(colours: int) -> bytes:
+            grays = np.arange(colours, dtype=np.uint8)
+            if kind == "PNG":
+                return png(pixels[..., None], 3, chunk(b"PLTE", grays.repeat(3).tobytes()))
+            start, size = 8 + 6 * colours, pixels.size
+            tags = {256: [64], 257: [40], 258: [8], 259: [1], 262: [3], 273: [start], 277: [1], 278: [40], 279: [size]}
+            directory = tiff_directory({**tags, 320: [8]}, start + size)
+            directory = directory.replace(
+                struct.pack("<HHI", 320, 4, 1), struct.pack("<HHI", 320, 3, 3 * colours)
+            )  # a tag of 16 bits
+            palette = (grays.astype("<u2") * 257).tobytes() * 3
+            return b"II*\0" + struct.pack("<I", start + size) + palette + pixels.tobytes() + directory
+
+        assert np.array_equal(read_film(film(256)).pixels, pixels)
+        assert np.array_equal(read_film(film(142)).pixels, pixels)
+        assert "its pixels name colour 141, its palette has 141" in says(film(141))
+
     @pytest.mark.parametrize("side", [8_000, 60_000])  # beyond our limit, and beyond Pillow's own
     def test_a_decompression_bomb_is_not_decoded(self, side):
         header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
@@ -569,6 +618,12 @@ class TestBadFilms:
     def test_deep_tiffs_that_are_not_read(self):
         for tags in ({"planes": 2}, {"photometric": 5}):
             assert "PNG" in says(tiff(deep(3), **tags))
+
+    def test_a_bigtiff_with_the_highest_byte_first_is_named(self):
+        data = tiff(deep(1), ">", big=True)
+        tag = struct.pack(">HHQQ", 258, 16, 1, 16)
+        assert "BigTIFF file with the highest byte first" in says(data.replace(tag, tag[:-1] + b"\x08"))
+        assert read_film(data).bits == 16
 
     def test_no_file_no_film(self, tmp_path):
         (tmp_path / "empty.png").touch()

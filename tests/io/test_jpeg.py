@@ -1,6 +1,7 @@
 """JPEG streams that are damaged between their ends are refused, and whole ones of every kind read as Pillow does."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.io import jpeg
 from cxrlines.io.dicom import streams
 from cxrlines.io.films import read_film
+from cxrlines.io.images import tiff_directory
 from cxrlines.lab.intact_films import JPEG, as_dicom
 
 FILM = Image.open(Path(cxrlines.__file__).parent / "embedded/example.jpg").convert("L")
@@ -70,6 +72,53 @@ def test_within_dicom_too(damage):
     )
     assert np.array_equal(read_film(whole).pixels, read_film(data).pixels)
     assert "its compressed pixels are damaged" in refusal(hurt)
+
+
+class TestTiff:
+    """JPEG strips and tiles, with and without tables of their own (tag 347)."""
+
+    @staticmethod
+    def strips(image: Image.Image) -> bytes:
+        out = io.BytesIO()
+        image.save(out, "TIFF", compression="jpeg", quality=90)
+        return out.getvalue()
+
+    @staticmethod
+    def tiles(tile: bytes) -> bytes:
+        """A film of 4 x 4 tiles, which are one in the file."""
+        tags = {256: [256], 257: [256], 258: [8], 259: [7], 262: [1], 277: [1], 322: [64], 323: [64]}
+        tags |= {324: [8] * 16, 325: [len(tile)] * 16}
+        start = 8 + len(tile)
+        return b"II*\0" + struct.pack("<I", start) + tile + tiff_directory(tags, start)
+
+    @pytest.mark.parametrize("image", [FILM, COLOUR], ids=["gray", "colour"])
+    def test_whole_strips_are_read_as_pillow_does(self, image):
+        data = self.strips(image)
+        assert np.array_equal(read_film(data).pixels, Image.open(io.BytesIO(data)).convert("L"))
+
+    @pytest.mark.parametrize("image", [FILM, COLOUR], ids=["gray", "colour"])
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_damage_in_the_midst_of_a_strip_is_refused(self, image, damage):
+        data = self.strips(image)
+        tags = Image.open(io.BytesIO(data)).tag_v2
+        strip = max(range(len(tags[273])), key=tags[279].__getitem__)
+        start, end = tags[273][strip], tags[273][strip] + tags[279][strip]
+        hurt = DAMAGE[damage](data[start:end], (end - start) // 3)[: end - start]
+        assert "its compressed pixels are" in refusal(data[:start] + hurt.ljust(end - start, b"\0") + data[end:])
+
+    def test_tiles(self):
+        tile = FILM.crop((100, 100, 164, 164))
+        data = self.tiles(encoded(tile))
+        assert np.array_equal(
+            read_film(data).pixels, np.tile(np.asarray(Image.open(io.BytesIO(encoded(tile)))), (4, 4))
+        )
+        hurt = encoded(tile)
+        assert "damaged" in refusal(self.tiles(hurt[:-20] + hurt[-2:]))
+        assert "72 x 64 px in a strip or tile of 64 x 64" in refusal(self.tiles(encoded(FILM.crop((0, 0, 72, 64)))))
+
+    def test_the_number_of_tiles_is_bounded(self, monkeypatch):
+        monkeypatch.setattr(jpeg, "MAX_PARTS", 15)
+        assert "lie in 16 strips or tiles; at most 15" in refusal(self.tiles(encoded(FILM.crop((0, 0, 64, 64)))))
 
 
 def test_what_an_encoder_leaves_before_the_end_is_no_damage():

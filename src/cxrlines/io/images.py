@@ -2,8 +2,7 @@
 
 import io
 import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import cv2
@@ -13,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.text import plural
-from cxrlines.io import jpeg
+from cxrlines.io import jpeg, png
 from cxrlines.io.contrast import FEW, LEAST_KEPT, colour_note, luma, spread
 from cxrlines.io.dicom import streams
 
@@ -23,8 +22,6 @@ MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 """Pillow's modes that are gray or become so; not F, whose black and white are unknown, nor LAB and HSV."""
 MAX_VALUES = 75_000_000
 """Most values of 16 bits in all channels of an image: 18 megapixels, the largest detectors', in four."""
-LARGE_CHUNK = 2**20
-"""Bytes of a PNG chunk beside the pixels from which on a note says that it is left out; Pillow refuses such files."""
 PREDICTED = (5, 8, 32946, 34925, 50000)
 """Compressions of a TIFF that may have a predictor: LZW, Deflate by two numbers, LZMA, Zstandard. Of others libtiff
 ignores its tag."""
@@ -55,16 +52,18 @@ def _png(data: bytes) -> Film:
         raise FilmError("is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
     check_size("", width, height)
-    data, notes = _essential(data)
-    if bits < 16 or colour == 0:
+    data, notes, suspect, end = png.essential(whole := data)
+    notes += _after(whole, end)
+    channels, deep = {2: 3, 4: 2, 6: 4}.get(colour, 1), bits == 16 and colour != 0
+    if deep:  # Pillow keeps 8 bits of them. OpenCV does not, but takes the header's word for what it allocates
+        _check_values(width * height * channels)
+    if deep or suspect:
+        _decoded(png.check_pixels, data, png.inflated_size(width, height, bits * channels, interlaced), suspect)
+    if not deep:
         image = _decoded(_opened, data, "PNG")
         if bits < 8 and colour == 0 and "transparency" in image.info:  # Pillow spreads the pixels alone to 8 bits
             image.info["transparency"] = min(255, image.info["transparency"] * (255 // (2**bits - 1)))
         return _of_pillow(image, "PNG", bits, notes)
-    # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
-    channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
-    _check_values(width * height * channels)
-    _decoded(_inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
     pixels = _decoded(cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
         raise FilmError("is damaged: its pixels cannot be decoded", AGAIN)
@@ -74,59 +73,16 @@ def _png(data: bytes) -> Film:
         orientation = 1
     pixels, notes = _turned(pixels, orientation), notes + _obeyed(orientation)
     rgb, alpha = pixels[..., 2::-1], pixels[..., 3] if colour in (4, 6) else None
-    clear = next((data[start + 8 : end - 4] for kind, start, end in png_chunks(data) if kind == b"tRNS"), b"")
+    clear = next((data[start + 8 : end - 4] for kind, start, end in png.chunks(data) if kind == b"tRNS"), b"")
     if colour == 2 and len(clear) == 6:
         alpha = (rgb != struct.unpack(">3H", clear)).any(axis=2)
     return _film(rgb, "PNG", 16, notes, alpha=alpha)
-
-
-def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) -> int:
-    """Bytes that a PNG's pixels inflate to: in rows, of the whole or of the seven passes of Adam7."""
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes if x < width and y < height]
-    return sum(rows * (1 + columns * per_pixel) for columns, rows in (sizes if interlaced else [(width, height)]))
-
-
-def _inflate(data: bytes, size: int) -> None:
-    """`EOFError` unless the pixels of a PNG inflate to `size` bytes; nothing is kept of them."""
-    inflater, found = zlib.decompressobj(), 0
-    for kind, start, end in png_chunks(data):
-        rest = data[start + 8 : end - 4] if kind == b"IDAT" else b""
-        while rest and found <= size and not inflater.eof:  # what follows an end is never consumed
-            found += len(inflater.decompress(rest, 2**20))
-            rest = inflater.unconsumed_tail
-    if found + len(inflater.flush() if found < size else b"") < size:
-        raise EOFError
 
 
 def _check_values(values: int) -> None:
     if values > MAX_VALUES:
         what = f"has {values:,} values of 16 bits in all its channels; at most {MAX_VALUES:,} are read"
         raise FilmError(what, "save it as gray")
-
-
-def _essential(data: bytes) -> tuple[bytes, tuple[Note, ...]]:
-    """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be huge."""
-    kept, end, odd = [data[:8]], 8, False
-    for kind, start, end in png_chunks(data):
-        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"):
-            kept.append(data[start:end])
-        elif end <= len(data):
-            check = int.from_bytes(data[end - 4 : end])
-            odd |= end - start - 12 > LARGE_CHUNK or zlib.crc32(data[start + 4 : end - 4]) != check
-    text = "a profile, text or other chunk beside the pixels is large or damaged, and left out"
-    notes = (Note(Code.METADATA_IGNORED, text),) if odd else ()
-    return b"".join(kept), notes + _after(data, end)
-
-
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of the chunks of a PNG file up to IEND; the last may end beyond the file."""
-    kind, end = b"", 8
-    while kind != b"IEND" and end + 12 <= len(data):
-        start = end
-        length, kind = struct.unpack(">I4s", data[start : start + 8])
-        end = start + 12 + length
-        yield kind, start, end
 
 
 def _after(data: bytes, end: int) -> tuple[Note, ...]:
@@ -167,11 +123,14 @@ def _tiff(data: bytes) -> Film:
     if signed and max(depths) <= 8:  # Pillow takes them for unsigned
         raise FilmError("is a TIFF file of signed values of 8 bits, which is not read", "save it as PNG")
     unsigned = set(depths) == {16} and not signed
+    if data[:4] == b"MM\0+" and not unsigned:  # Pillow reads none of them
+        what = "is a BigTIFF file with the highest byte first, of which those of 16 bits without a sign alone are read"
+        raise FilmError(what, "save it as PNG")
     orientation = tags.get(274, (1,))[0]
     notes = _obeyed(orientation)
     by_pillow = data[:4] != b"MM\0+" and not (unsigned and samples == 1 and inverted and data[:2] == b"MM")
     if by_pillow and (samples == 1 or set(depths) != {16}):
-        _check_parts(tags)
+        _check_parts(data, tags)
         image = _decoded(_opened, data, "TIFF")
         return _of_pillow(image, "TIFF", max(depths), notes, inverted=inverted, unsigned=not signed)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all. So
@@ -183,7 +142,7 @@ def _tiff(data: bytes) -> Film:
     if max(map(max, tags.values())) >= 2**32:
         raise FilmError("is a TIFF file whose directory points beyond it, or cut off", AGAIN)
     _check_values(max(width * height, tile) * samples)
-    _check_parts(tags)
+    _check_parts(data, tags)
     wide = np.asarray(_decoded(_opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
@@ -237,16 +196,21 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
         return {}, False
 
 
-def _check_parts(tags: dict[int, tuple[int, ...]]) -> None:
-    """`FilmError` for a TIFF file without all of its strips or tiles: the decoder would leave the others black."""
+def _check_parts(data: bytes, tags: dict[int, tuple[int, ...]]) -> None:
+    """`FilmError` for a TIFF file without all of its strips or tiles, or with damaged ones of JPEG: the decoder would
+    make the rest of it black, or noise."""
     width, height = tags[256][0], tags[257][0]
+    tiled = 324 in tags
     across, down = (
-        (tags.get(tag, (0,))[0] for tag in (322, 323)) if 324 in tags else (width, tags.get(278, (height,))[0])
+        (tags.get(tag, (0,))[0] for tag in (322, 323)) if tiled else (width, min(height, tags.get(278, (height,))[0]))
     )
     parts = -(-width // max(1, across)) * -(-height // max(1, down))
     parts *= tags.get(277, (1,))[0] if tags.get(284) == (2,) else 1
-    if (there := len(tags[324 if 324 in tags else 273])) < parts:
+    starts, sizes = (tags.get(tag, ())[:parts] for tag in ((324, 325) if tiled else (273, 279)))
+    if (there := len(starts)) < parts:
         raise FilmError(f"is a TIFF file with {there:,} of the {parts:,} strips or tiles of its image", AGAIN)
+    if tags.get(259) == (7,):
+        _decoded(jpeg.check_parts, data, list(zip(starts, sizes, strict=False)), across, down)
 
 
 def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int) -> bytes:
@@ -290,6 +254,13 @@ def _of_pillow(
     if mode not in MODES:
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
         raise FilmError(f"has {what}", "save it as 8 or 16 bit gray")
+    if mode in ("P", "PA"):  # Pillow makes colours beyond the palette black
+        colours, highest = (
+            len(image.palette.palette) // 3 if image.palette else 0,
+            np.asarray(image.getchannel(0)).max(),
+        )
+        if highest >= colours:
+            raise FilmError(f"is damaged: its pixels name colour {highest}, its palette has {colours}", AGAIN)
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         if orientation in ORIENTATIONS:  # not of a TIFF, which Pillow has turned; else that would be a copy

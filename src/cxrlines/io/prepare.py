@@ -18,7 +18,8 @@ PREPARATION = 5
 """Raised when the same file comes out as other pixels than before (decoding, assessing, resizing): stores are then
 built again, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned. 2: a
 border of a TIFF with white at zero could stay white, a PNG's transparent colour was shown, a side view named by code
-alone was taken for frontal. 3: several films in one picture, and side views by other words, were taken for one."""
+alone was taken for frontal. 3: several films in one picture, and side views by other words, were taken for one. 4: a
+TIFF's predictor was undone where its compression has none, and signed values under an unsigned header were not seen."""
 
 Aspect = Literal["pad", "stretch"]
 LeaveOut = Literal["nothing", "not-films", "doubtful"]

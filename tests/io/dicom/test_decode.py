@@ -30,6 +30,7 @@ from pydicom.uid import (
 from cxrlines.core.film import Film, FilmError, NotAFilm
 from cxrlines.core.notes import Code
 from cxrlines.core.spacing import SpacingKind
+from cxrlines.io.dicom.display import MOST_WINDOWS
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import by_rule
 
@@ -484,6 +485,14 @@ class TestHowItIsShown:
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
         assert codes(film) == [Code.WINDOW_IGNORED]
 
+    def test_of_thousands_of_windows_the_first_few_are_looked_at(self):
+        data = file(made(RAMP, **TWELVE, WindowCenter=[60_000] * 3000 + [1500], WindowWidth=[1] * 3000 + [2200]))
+        film = read_film(data)
+        assert codes(film) == [Code.WINDOW_IGNORED] * MOST_WINDOWS
+        assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE)))
+        last = film_of(made(RAMP, **TWELVE, WindowCenter=[60_000] * 15 + [1500], WindowWidth=[1] * 15 + [2200]))
+        assert np.array_equal(last.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
+
     def test_a_window_that_only_tells_the_film_from_its_background_shows_nothing(self):
         values = smooth(2000, 1200)
         values[:, :150] = 0
@@ -630,6 +639,41 @@ class TestHowItIsShown:
         shown = gray(made(padded, **window, **tags, PhotometricInterpretation=photometric))
         assert not shown[:, :60].any()
         assert np.abs(shown[:, 60:].astype(int) - plain[:, 60:]).max() <= (0 if window else 12)
+
+    def test_padding_is_noted_with_its_share(self):
+        values = smooth(3000, 500)
+        values[:, :60] = 0
+        film = film_of(made(values, PixelPaddingValue=0, **WINDOW))
+        assert codes(film) == [Code.BORDER_LEFT_OUT] and "25.0%" in film.notes[0].text
+        values[:, :60], values[:, -3:] = 3600, 0  # white beside the padding is no border of it
+        film = film_of(made(values, PixelPaddingValue=0, **WINDOW))
+        assert codes(film) == [Code.BORDER_LEFT_OUT] and (film.pixels[:, :60] == 255).all()
+        values[:, -3:-1] = 3600  # 0.4 %, as values of the film may happen to be
+        assert not film_of(made(values, PixelPaddingValue=0, **WINDOW)).notes
+
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    @pytest.mark.parametrize("window", [{}, WINDOW])
+    def test_a_padding_range_that_holds_values_of_the_film_is_ignored(self, photometric, window):
+        values = smooth(3000, 500)
+        values[:, :60] = 0
+        plain = film_of(made(values, **window, PixelPaddingValue=0, PhotometricInterpretation=photometric))
+        for limit in (1800, -1800):
+            dataset = made(values.astype(np.int16) * (1 if limit > 0 else -1), PhotometricInterpretation=photometric)
+            dataset.PixelPaddingValue, dataset.PixelPaddingRangeLimit = 0, limit
+            film = film_of(dataset)
+            assert codes(film) == [Code.METADATA_IGNORED, Code.BORDER_LEFT_OUT]
+            assert not film.pixels[:, :60].any()
+        dataset = made(values, **window, PhotometricInterpretation=photometric)
+        dataset.PixelPaddingValue, dataset.PixelPaddingRangeLimit = 0, 1800
+        assert np.array_equal(gray(dataset), plain.pixels)
+
+    def test_a_padding_range_of_many_values_apart_from_the_film_is_believed(self):
+        values = smooth(3000, 1000)
+        plain = gray(made(values, **WINDOW))
+        values[:, :60] = np.random.default_rng(0).integers(0, 900, (300, 60))
+        film = film_of(made(values, **WINDOW, PixelPaddingValue=0, PixelPaddingRangeLimit=950))
+        assert codes(film) == [Code.BORDER_LEFT_OUT] and not film.pixels[:, :60].any()
+        assert np.array_equal(film.pixels[:, 60:], plain[:, 60:])
 
     def test_signed_padding(self):
         values = smooth(3000).astype(np.int16)
@@ -979,6 +1023,23 @@ class TestBadFiles:
         dataset.compress(RLELossless)
         assert np.array_equal(gray(dataset), plain)
 
+    def test_an_rle_plane_ends_where_its_pixels_do(self):
+        """Rows that are padded, or a byte that says another length, move all that follows."""
+        values = np.random.default_rng(0).integers(0, 256, (40, 61), np.uint8)
+
+        def packed(rows: np.ndarray, behind: bytes = b"") -> bytes:
+            dataset = made(values)
+            dataset.file_meta.TransferSyntaxUID = RLELossless
+            frame = b"".join(bytes([len(row) - 1]) + row.tobytes() for row in rows) + behind
+            dataset.PixelData = encapsulate([struct.pack("<16L", 1, 64, *[0] * 14) + frame + bytes(len(frame) % 2)])
+            return file(dataset)
+
+        for behind in (b"", bytes(7), bytes(200), b"\x80\x80"):  # padding, and what stands for nothing
+            film = read_film(packed(values, behind))
+            assert np.array_equal(film.pixels, values) and not film.notes
+        for hurt in (packed(np.pad(values, ((0, 0), (0, 1)))), packed(values, b"\0\7"), packed(values, b"\xff\7")):
+            assert "hold more than the 61 x 40 px" in says(hurt)
+
     def test_a_deflated_file_is_not_inflated(self):
         dataset = made(np.zeros((3000, 3000), np.uint16))
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -1005,6 +1066,7 @@ for name in ("register_at_fork", "set_blocking", "sched_getaffinity", "fork"):
 for name in ("resource", "fcntl", "pwd", "grp", "termios"):
     sys.modules[name] = None  # an import of it fails
 import cxrlines.core.pool, cxrlines.io.dicom.native
+from cxrlines.io.dicom.display import MOST_WINDOWS
 from cxrlines.io.films import read_film
 assert read_film(sys.stdin.buffer.read()).pixels.std() > 0
 """

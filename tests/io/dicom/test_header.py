@@ -184,6 +184,19 @@ class TestStructure:
             file[place] = data.draw(st.integers(0, 255))
         assert isinstance(parse(bytes(file)), Elements)
 
+    @pytest.mark.parametrize("undefined", [False, True])
+    def test_what_follows_the_pixels(self, undefined):
+        value = ITEM + ITEM[:4] + struct.pack("<I", 4) + b"1234" + SEQUENCE_END if undefined else b"1234"
+        film = bytes(128) + b"DICM" + ROWS + element(0x7FE00010, "OB", value, UNDEFINED if undefined else None)
+        padding, signature = element(0xFFFCFFFC, "OB", bytes(6)), element(0xFFFAFFFA, "SQ", SEQUENCE_END, UNDEFINED)
+        private = element(0x7FE10010, "LO", b"Doe ") + element(0x7FE11001, "UN", b"\1\2")
+        for behind in (b"", padding, signature, signature + padding, private):
+            elements = parse(film + behind)
+            assert bytes(elements.rest) == b"" and bytes(elements.pixels).startswith(value[:12]) and not elements.cut
+        for behind in (b"\n", b"text", padding[:-1], ROWS, element(0x7FE00010, "OB", b"12")):
+            elements = parse(film + behind)
+            assert bytes(elements.rest) == behind and elements.integer("Rows") == 7 and not elements.cut
+
     def test_cut_off_anywhere(self):
         data = (OWN / "MR_small.dcm").read_bytes()
         whole = parse(data).pixels

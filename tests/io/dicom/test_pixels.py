@@ -364,8 +364,8 @@ class TestContradictions:
         read = refused = 0
         numbers = {"JPEG": 50, "lossless": 70, "LS": 80, "2000": 90}
         for lie, syntax in itertools.product(TestContradictions.LIES, (*numbers.values(), 51, 57, None)):
-            if values.dtype.kind == "i" and name != "2000" and lie == {"PixelRepresentation": 0}:
-                continue  # of these streams the header alone knows the sign: that is its word against nobody's
+            if values.dtype.kind == "i" and bits == 8 and name != "2000" and lie == {"PixelRepresentation": 0}:
+                continue  # of these streams the header alone knows the sign, and of 8 bits it is believed
             uid = ExplicitVRLittleEndian if syntax is None else f"{JPEG}{syntax}"
             try:
                 film = read_film(as_dicom(values, bits, syntax=uid, frame=stream, **lie))
@@ -441,6 +441,14 @@ class TestContradictions:
         lossless = as_dicom(black, 8, syntax=f"{JPEG}70", frame=by_gdcm(black, 8, 70))
         assert read_film(lossless).pixels.max() == 0
 
+    @pytest.mark.parametrize("tags", [{}, {"NumberOfFrames": 1}])
+    @pytest.mark.parametrize(("number", "encode"), [(50, by_pillow), (90, lambda pixels: by_openjpeg(pixels, 8))])
+    def test_a_second_film_is_not_passed_over(self, number, encode, tags):
+        one, other = (encode(pixels) for pixels in (GRAY, GRAY[::-1].copy()))
+        for parts in ([one, other], [one + b"\0" * (len(one) % 2) + other]):
+            assert "several frames" in refusal(as_dicom(GRAY, 8, syntax=f"{JPEG}{number}", parts=parts, **tags))
+        assert codes(as_dicom(GRAY, 8, syntax=f"{JPEG}{number}", frame=one + b"text behind")) == [Code.BYTES_AFTER_END]
+
     def test_rle_planes_are_counted(self):
         dataset = pydicom.dcmread(OWN / "MR_small_RLE.dcm")
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
@@ -500,6 +508,43 @@ class TestSigns:
         film = read_film(as_dicom(DEEP, 16, PixelRepresentation=1, **encoded))
         assert alike(film.pixels, DEEP) > 0.99
         assert [note.code for note in film.notes] == [Code.STREAM_DIFFERS_FROM_HEADER]
+
+    @pytest.mark.parametrize("number", [None, 70, 80])
+    def test_a_header_that_does_not_know_of_the_sign(self, number):
+        values = (DEEP.astype(np.int32) - 2**15).astype(np.int16)
+        encoded = {} if number is None else {"syntax": f"{JPEG}{number}", "frame": by_gdcm(values, 16, number)}
+        film = read_film(as_dicom(values, 16, PixelRepresentation=0, **encoded))
+        assert np.array_equal(film.pixels, read_film(as_dicom(values, 16)).pixels)
+        assert [note.code for note in film.notes] == [Code.STREAM_DIFFERS_FROM_HEADER]
+
+    @pytest.mark.parametrize("bits", [12, 16])
+    @pytest.mark.parametrize("masked", [True, False])
+    @pytest.mark.parametrize("low", [300, 1000, 1700])
+    def test_a_sign_within_the_words_that_the_header_does_not_name(self, low, masked, bits):
+        values = TWELVE.astype(np.int16) // 2 - low
+        words = values.view(np.uint16) & (2**bits - 1) if masked else values.view(np.uint16)
+        film = read_film(as_dicom(words, bits, WindowCenter=0, WindowWidth=4000))
+        assert np.array_equal(film.pixels, read_film(as_dicom(values, bits, WindowCenter=0, WindowWidth=4000)).pixels)
+        assert [note.code for note in film.notes] == [Code.STREAM_DIFFERS_FROM_HEADER]
+
+    @pytest.mark.parametrize("bits", [12, 16])
+    def test_letters_and_borders_on_a_dark_film_have_no_sign(self, bits):
+        """Beside black they are, as signed values, as near to 0 as their neighbours."""
+        dark = TWELVE // 4
+        dark[:, 20:30] = np.random.default_rng(0).integers(0, 9, (90, 10))
+        lettered = dark.copy()
+        lettered[20:60, 40:80:2] = 2**bits - 6
+        lettered[:, :20] = np.random.default_rng(0).integers(2**bits - 30, 2**bits - 2, (90, 20))
+        film = read_film(as_dicom(lettered, bits, WindowCenter=512, WindowWidth=1024))
+        plain = read_film(as_dicom(dark, bits, WindowCenter=512, WindowWidth=1024))
+        assert film.notes == () and film.pixels[40, 40] == 255 and (film.pixels[:, :20] == 255).all()
+        assert np.array_equal(film.pixels[:, 80:], plain.pixels[:, 80:])
+
+    def test_values_of_more_bits_are_not_taken_for_signed(self):
+        values = TWELVE // 2 + 3000
+        tags = {"WindowCenter": 4096, "WindowWidth": 4096}
+        film = read_film(as_dicom(values, 12, **tags))
+        assert np.array_equal(film.pixels, read_film(as_dicom(values, 13, **tags)).pixels)
 
     def test_signed_films_are_believed(self):
         values = DEEP.astype(np.int32) - 2**15
@@ -567,6 +612,16 @@ class TestUncompressed:
         for behind, noted in ((bytes(1000), []), (b"text" * 30, [Code.BYTES_AFTER_END])):
             film = read_film(head + struct.pack("<I", DEEP.nbytes + len(behind)) + pixels + behind)
             assert np.array_equal(film.pixels, plain) and [note.code for note in film.notes] == noted
+
+    def test_bytes_that_were_put_into_the_pixels_are_noted(self):
+        """As by a line end of two bytes for one; the element is as long as before."""
+        data = as_dicom(DEEP, 16)
+        start = len(data) - DEEP.nbytes
+        damaged = data[:start] + data[start:].replace(b"\n", b"\r\n")
+        assert len(damaged) > len(data)
+        for hurt in (damaged, data[: start + 1001] + b"\r" + data[start + 1001 :], data + b"text"):
+            assert codes(hurt) == [Code.BYTES_AFTER_END]
+        assert codes(data) == codes(data + bytes(100)) == []
 
     def test_pixels_of_another_shape_are_refused(self):
         assert "more than its header" in refusal(as_dicom(DEEP, 16, Rows=60))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from cxrlines.core.notes import Code, Note
-from cxrlines.io.contrast import PERCENTILES, border_black, contrast, count, quantiles, to_uint8
+from cxrlines.io.contrast import LEAST_LEVELS, PERCENTILES, border_black, contrast, count, quantiles, to_uint8
 from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.pixels import PixelHeader
 
@@ -24,6 +24,8 @@ table is of two bits more than the film, as one of 12 bits beside pixels that we
 EIGHT_BITS, FEWEST, AT_ONE_END = 256, 8, 2 / 3
 """The reverse, a window of 8 bits beside pixels of more: it reaches over fewer values, the film over so many times as
 many, and more than this share of the film lies at one end of it."""
+MOST_WINDOWS = 16
+"""Windows that are looked at; an element may hold thousands."""
 
 
 def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes: list[Note]) -> np.ndarray:
@@ -33,13 +35,17 @@ def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes
     codes = np.flatnonzero(counts)
     bits, high_bit = _field(elements, header, words, codes, notes)
     values = stored_of(codes, bits, high_bit, signed)
-    film = ~_padding(elements, codes, values, signed)
+    film = ~_padding(elements, codes, values, signed, notes)
     low = -(2 ** (bits - 1)) if signed else 0
     shown = _shown(elements, values[film], counts[codes][film], (low, low + 2**bits - 1), notes)
     table = np.zeros(len(counts), np.uint8)  # padding is black, whatever black is
     table[codes[film]] = 255 - shown if _is_inverse(elements, notes) else shown
     gray = np.asarray(cv2.LUT(words, table))
-    return border_black(gray) if any(note.code is Code.BORDER_LEFT_OUT for note in notes) else gray
+    gray = border_black(gray) if any(note.code is Code.BORDER_LEFT_OUT for note in notes) else gray
+    if (share := float(counts[codes][~film].sum() / counts.sum())) >= PERCENTILES[0] / 100:
+        text = f"{share:.1%} of its pixels are padding by PixelPaddingValue, left out of the contrast, and shown black"
+        notes.append(Note(Code.BORDER_LEFT_OUT, text))
+    return gray
 
 
 def span_of(elements: Elements, stored: np.ndarray, header: PixelHeader) -> tuple[float, float]:
@@ -49,7 +55,7 @@ def span_of(elements: Elements, stored: np.ndarray, header: PixelHeader) -> tupl
     codes = np.flatnonzero(counts)
     bits, high_bit = _field(elements, header, words, codes, [])
     values = stored_of(codes, bits, high_bit, header.signed)
-    film = ~_padding(elements, codes, values, header.signed)
+    film = ~_padding(elements, codes, values, header.signed, [])
     stored_values = values[film]
     shown, _ = _rescaled(elements, stored_values, [])
     if bits <= 8 and shown is stored_values:
@@ -75,7 +81,7 @@ def _field(
     beside = codes & ~(2 ** (high_bit + 1) - 2**lowest)
     extended = signed & (codes >> high_bit & 1 == 1) & (beside == 2**word - 2 ** (high_bit + 1))
     values = stored_of(codes, bits, high_bit, signed)
-    odd = (beside != 0) & ~extended & ~_padding(elements, codes, values, signed)
+    odd = (beside != 0) & ~extended & ~_padding(elements, codes, values, signed, [])
     if not odd.any():
         return bits, high_bit
     overlays = sum(2**bit for bit in elements.overlay_bits)
@@ -94,16 +100,29 @@ def _field(
     return bits, high_bit
 
 
-def _padding(elements: Elements, codes: np.ndarray, values: np.ndarray, signed: bool) -> np.ndarray:
-    """Which codes are padding (PixelPaddingValue to PixelPaddingRangeLimit); none where all would be."""
+def _padding(elements: Elements, codes: np.ndarray, values: np.ndarray, signed: bool, notes: list[Note]) -> np.ndarray:
+    """Which codes are padding (PixelPaddingValue to PixelPaddingRangeLimit); none where all would be. A range that
+    holds values of the film gives way to PixelPaddingValue alone."""
     value = elements.numbers("PixelPaddingValue", signed)
     limit = elements.numbers("PixelPaddingRangeLimit", signed) or value
     none = np.zeros(len(codes), bool)
     if not value or not np.isfinite((value[0], limit[0])).all():
         return none
     found = (values >= min(value[0], limit[0])) & (values <= max(value[0], limit[0]))
+    if _run_on(values[found], values[~found]):
+        text = f"PixelPaddingRangeLimit makes padding of {found.sum():,} values that run on into others; it is ignored"
+        notes.append(Note(Code.METADATA_IGNORED, text))
+        found = values == value[0]
     found |= codes == int(value[0]) % 2**16  # a word that is no value
     return none if found.all() else found
+
+
+def _run_on(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether values (n,) are as many as a film's, and as near to `others` (m,) as to each other."""
+    inner = np.unique(values)
+    if len(inner) <= LEAST_LEVELS or not len(others):
+        return False
+    return bool(np.abs(others[:, None] - inner[[0, -1]]).min() <= np.median(np.diff(inner)))
 
 
 def _is_inverse(elements: Elements, notes: list[Note]) -> bool:
@@ -196,7 +215,7 @@ def _voi_transforms(elements: Elements, values: np.ndarray, notes: list[Note]) -
         yield _VoiTransform("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
     functions = elements.text("VOILUTFunction").upper().split("\\")
     windows = list(zip(elements.numbers("WindowCenter"), elements.numbers("WindowWidth"), strict=False))
-    for place, (centre, width) in enumerate(windows):
+    for place, (centre, width) in enumerate(windows[:MOST_WINDOWS]):
         if (centre, width) == (0, 0):  # zeros only fill the elements
             continue
         function = functions[place if len(functions) == len(windows) else 0].strip() or "LINEAR"

@@ -79,6 +79,7 @@ class Elements:
         pixels: The value of PixelData, not copied; of encapsulated pixels up to their delimiter.
         pixels_vr: The VR of PixelData.
         open_end: Whether encapsulated pixels have no delimiter.
+        rest: What follows PixelData and is no element, not copied; empty where one follows.
         implicit: Whether VRs are implicit.
         little: Whether bytes are in little-endian order.
         kept: Tags of the elements that are kept.
@@ -89,6 +90,7 @@ class Elements:
     pixels: memoryview = field(default_factory=lambda: memoryview(b""))
     pixels_vr: str = ""
     open_end: bool = False
+    rest: memoryview = field(default_factory=lambda: memoryview(b""))
     implicit: bool = False
     little: bool = True
     kept: frozenset[int] = _KEPT
@@ -195,7 +197,18 @@ def parse(data: bytes, keywords: Iterable[str] = KEYWORDS) -> Elements:
             place = _read(data, place, elements, elements.implicit, len(data))
     except _Cut:
         elements.cut = True
+    if not elements.cut and not _is_element(data, place, elements):
+        elements.rest = memoryview(data)[place:]
     return elements
+
+
+def _is_element(data: bytes, place: int, before: Elements) -> bool:
+    """Whether an element that may follow PixelData, by a higher tag, lies at `place` as a whole."""
+    try:
+        tag = _head(data, place, before.little, before.implicit).tag
+        return tag > _PIXELS and _read(data, place, Elements(little=before.little), before.implicit, len(data)) > place
+    except _Cut:
+        return False
 
 
 def _tag(keyword: str) -> int:
@@ -243,6 +256,7 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, limit: int, d
             end, into.open_end = _pixels_end(data, start, little)
         into.pixels, into.pixels_vr = memoryview(data)[start:end], vr
         into.by_tag[tag] = Element(vr, b"", little)
+        end += 8 if length == _UNDEFINED and not into.open_end else 0  # the delimiter
     elif length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
         kept = into.kept if tag in into.kept else None

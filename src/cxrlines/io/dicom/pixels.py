@@ -22,15 +22,15 @@ from cxrlines.core.text import plural
 from cxrlines.io import jpeg
 from cxrlines.io.dicom import streams
 from cxrlines.io.dicom.header import Elements
+from cxrlines.io.dicom.smoothness import FEW_LEAPS, LEAPS, RARER, leaps, run_on_below_0
 from cxrlines.io.dicom.streams import Buffer, Kind, Stream, StreamError
 
 SECONDS = 60.0
 """How long the decoder process may take for a film."""
 MAX_MEMORY = 480 * 2**20
 """Decoding that would take more is not begun; see `_cost`."""
-LEAPS, RARER = 0.002, 10
-"""Values read with too few bits or the wrong sign leap where they cross a limit: this share of neighbours at least,
-and so many times as many as with the right ones."""
+PACKET = 128
+"""Most bytes that a packet of RLE unpacks to."""
 EXPORT = "export it again, or uncompressed"
 JPEG_SYNTAXES = "1.2.840.10008.1.2.4."
 SYNTAXES = {
@@ -85,6 +85,9 @@ def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) ->
     """
     if not header.syntax.is_transfer_syntax or header.syntax.is_private:
         raise FilmError(f"transfer syntax {header.known_syntax} is not read", "save it uncompressed")
+    if bytes(elements.rest).strip(b"\0\xff"):
+        text = f"{plural(len(elements.rest), 'byte follows', 'bytes follow')} PixelData that are no element; left out"
+        notes.append(Note(Code.BYTES_AFTER_END, text))
     frame: Buffer = elements.pixels
     if bytes(frame[:4]) == streams.ITEM:
         parts = streams.fragments(frame)
@@ -162,8 +165,7 @@ def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndar
         plane = _unpacked(packed, size)
         if plane is None:
             raise FilmError("its RLE pixels are cut off or damaged", EXPORT)
-        # A plane may be padded by a byte a row and a packet, which is more than any encoder needs.
-        if _unpacked(packed, size + header.rows + 128) is not None:
+        if _unpacked(packed, size + 1) is not None and not _is_padded(packed, size):
             found = f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says"
             raise FilmError(found, EXPORT)
         planes.append(plane.reshape(header.rows, header.columns))
@@ -171,6 +173,12 @@ def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndar
         planes = [high.astype(np.uint16) << 8 | low for high, low in zip(planes[::2], planes[1::2], strict=True)]
     luma_only = len(planes) == 1 or header.photometric.startswith("YBR_FULL")
     return _settled(header, planes[0] if luma_only else np.stack(planes, axis=-1), notes)
+
+
+def _is_padded(packed: bytes, size: int) -> bool:
+    """Whether what PackBits unpack to beyond `size` bytes is a packet of zeros at most, as zeros behind a plane are."""
+    shown = _unpacked(packed + bytes(4 * PACKET), size + PACKET)  # zeros that are added unpack to zeros
+    return shown is not None and not shown[size:].any() and _unpacked(packed, size + PACKET + 1) is None
 
 
 def _unpacked(packed: bytes, size: int) -> np.ndarray | None:
@@ -191,8 +199,12 @@ def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[
         _differ(notes, f"the pixels are {stream.kind}, the header says {header.known_syntax}")
     if stream.components != header.samples:
         _differ(notes, f"the pixels have {stream.components} components, the header says {header.samples}")
-    if _says_anything(frame[stream.end :]):
-        text = f"{plural(len(frame) - stream.end, 'byte follows', 'bytes follow')} the compressed pixels; left out"
+    rest = frame[stream.end :]
+    if streams.recognised(bytes(rest).lstrip(b"\0")):
+        found = f"pixels hold several frames of {stream.kind}, the header says one; a film is one frame"
+        raise FilmError(found, "export the frame that is the film")
+    if _says_anything(rest):
+        text = f"{plural(len(rest), 'byte follows', 'bytes follow')} the compressed pixels; left out"
         notes.append(Note(Code.BYTES_AFTER_END, text))
     return _settled(header, _decoded(header, stream, frame[stream.start : stream.end]), notes, stream)
 
@@ -350,7 +362,7 @@ def _settled(
             _differ(notes, "the colours are coded signed; their lowest value is taken for black")
         values = values >> (high_bit - bits + 1) if high_bit >= bits else values
         return values, replace(header, bits=bits, high_bit=bits - 1, signed=False)
-    with_sign, without = (_leaps(values, bits, high_bit, sign) for sign in (True, False))
+    with_sign, without = (leaps(values, bits, high_bit, sign) for sign in (True, False))
     if stream and stream.signed is not None and stream.signed != signed:
         # Some encoders write the words of signed values as if they had no sign; then the header is right.
         signed = with_sign < without if with_sign != without else signed
@@ -359,6 +371,14 @@ def _settled(
     elif signed and not (stream and stream.signed) and with_sign > max(LEAPS, RARER * without):
         _differ(notes, "the header says that the values are signed, and they are not")
         signed = False
+    elif (
+        not signed
+        and bits > 8  # of 8 none is signed, and letters in JPEG look like values below 0
+        and without > max(FEW_LEAPS, RARER * with_sign)
+        and run_on_below_0(values, bits, high_bit)
+    ):
+        _differ(notes, "the header says that the values are unsigned, and they are signed")
+        signed = True
     if stream and (signed or stream.signed):
         unused = 8 * values.itemsize - stream.bits
         values = ((values << unused).view(f"{'i' if signed else 'u'}{values.itemsize}") >> unused).view(values.dtype)
@@ -370,18 +390,5 @@ def _is_wider(header: PixelHeader, values: np.ndarray, stream: Stream) -> bool:
     if values.ndim == 3:
         return int(values.max()) >= 1 << header.bits
     signed = bool(stream.signed or header.signed)
-    narrow, wide = (_leaps(values, bits, bits - 1, signed) for bits in (header.bits, stream.bits))
+    narrow, wide = (leaps(values, bits, bits - 1, signed) for bits in (header.bits, stream.bits))
     return bool(narrow > max(LEAPS, RARER * wide))
-
-
-def _leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:
-    """Share of neighbours in a row, in some rows, that are half of all values apart or more.
-
-    Words that borders and padding are made of do not count: all zeros, all ones, the sign alone.
-    """
-    words = values[:: max(1, len(values) // 64)].astype(np.int64) >> (high_bit - bits + 1) & 2**bits - 1
-    half = 2 ** (bits - 1)
-    counts = ~np.isin(words, (0, half, 2 * half - 1))
-    both = counts[:, 1:] & counts[:, :-1]
-    numbers = (words + half) % (2 * half) if signed else words
-    return float((np.abs(np.diff(numbers, axis=1))[both] >= half).sum() / max(1, both.sum()))

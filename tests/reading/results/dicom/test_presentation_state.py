@@ -70,6 +70,7 @@ def lut_of(entries: int = 4096, data: int | None = None) -> Dataset:
             {"WindowCenter": [60000, 2000], "WindowWidth": [10, 3000], "VOILUTFunction": ["LINEAR", "SIGMOID"]},
             (2000, 3000, "SIGMOID"),
         ),
+        ({"WindowCenter": [60000] * 15 + [2000], "WindowWidth": [10] * 15 + [3000]}, (2000, 3000, None)),
         ({"VOILUTSequence": [lut_of()]}, None),  # beside its window
         ({"VOILUTSequence": [lut_of(), lut_of(2048)]}, None),
         ({"VOILUTSequence": [lut_of(data=100), lut_of()]}, None),
@@ -87,6 +88,13 @@ def test_a_state_has_one_lut_or_one_window_by_which_the_film_is_shown_here(resul
         assert lut == lut_of() and "VOILUTFunction" not in voi
     else:
         assert (voi.WindowCenter, voi.WindowWidth, voi.get("VOILUTFunction")) == wanted
+
+
+def test_a_window_that_is_not_looked_at_is_not_taken_over(results, state):
+    source = results.film_file(WindowCenter=[60000] * 16 + [100], WindowWidth=[10] * 16 + [50])
+    made = state(source, replace(results.found(), notes=read_film(source).notes))
+    assert made.SoftcopyVOILUTSequence[0].WindowWidth > 1000
+    assert np.abs(shown(source, made) - read_film(source).pixels.astype(int)).max() <= 1
 
 
 def test_windows_that_rest_on_a_broken_rescale_are_not_taken_over(results, state):

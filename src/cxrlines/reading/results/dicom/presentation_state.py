@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code
 from cxrlines.io.dicom.decode import gray_span
-from cxrlines.io.dicom.display import FUNCTIONS, windowed
+from cxrlines.io.dicom.display import FUNCTIONS, MOST_WINDOWS, windowed
 from cxrlines.io.dicom.header import Elements
 from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
 from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
@@ -214,7 +214,8 @@ def _voi_lut(source: SourceFilm, findings: Findings, rescaled: bool) -> Dataset:
     functions = header.text("VOILUTFunction").upper().split("\\")
     pairs = list(zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False))
     named = functions if len(functions) == len(pairs) else functions[:1] * len(pairs)
-    windows = [(*pair, name.strip()) for pair, name in zip(pairs, named, strict=True) if pair != (0, 0)]
+    looked_at = list(zip(pairs, named, strict=True))[:MOST_WINDOWS]
+    windows = [(*pair, name.strip()) for pair, name in looked_at if pair != (0, 0)]
     windows = [each for each in windows[passed.count(Code.WINDOW_IGNORED) :] if _has_meaning(*each)]
     if rescaled and windows:
         centre, width, function = windows[0]

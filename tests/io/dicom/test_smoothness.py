@@ -1,0 +1,37 @@
+"""How often values leap, and whether they run on below 0."""
+
+import numpy as np
+import pytest
+
+from cxrlines.io.dicom.smoothness import leaps, run_on_below_0
+from cxrlines.lab.intact_films import picture
+
+FILM = picture(np.random.default_rng(0), 90, 112, 12)
+
+
+def test_values_leap_by_the_wrong_sign_alone():
+    words = (FILM.astype(np.int16) - 2048).view(np.uint16)
+    for high_bit in (11, 15):  # of the sign extended, and of the highest bits
+        placed = words << (high_bit - 11)
+        assert leaps(placed, 12, high_bit, True) == 0 < leaps(placed, 12, high_bit, False)
+    assert leaps(FILM, 12, 11, False) == 0 < leaps(FILM, 12, 11, True)
+
+
+@pytest.mark.parametrize("low", [300, 2048, 3900])
+def test_signed_values_run_on_below_0(low):
+    values = FILM.astype(np.int16) - low
+    assert run_on_below_0(values.view(np.uint16), 16, 15)
+    assert run_on_below_0(values.view(np.uint16) & 2**14 - 1, 14, 13)
+
+
+def test_unsigned_values_do_not():
+    assert not run_on_below_0(FILM + 200, 16, 15)
+    lettered = FILM // 2
+    lettered[::3, ::5] = 4090
+    assert not run_on_below_0(lettered, 12, 11)
+
+
+def test_of_borders_alone_nothing_is_said():
+    for word in (0, 2**11, 2**12 - 1):
+        border = np.full((8, 8), word, np.uint16)
+        assert leaps(border, 12, 11, True) == 0 and not run_on_below_0(border, 12, 11)
