@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from cxrlines.io.png import chunks
+from cxrlines.io import png
 from cxrlines.lab.intact_films import JPEG
 
 
@@ -32,7 +32,7 @@ def _head(rng: np.random.Generator, film: bytes) -> bytes:
         data[len(data) - 1 - place if tail else place] = int(value)
     if not film.startswith(b"\x89PNG"):
         return bytes(data)
-    chunks = [bytes(data[start : end - 4]) for _, start, end in chunks(bytes(data))]
+    chunks = [bytes(data[start : end - 4]) for _, start, end in png.chunks(bytes(data))]
     return bytes(data[:8]) + b"".join(chunk + struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks)
 
 
