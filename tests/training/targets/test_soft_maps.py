@@ -385,4 +385,4 @@ def test_files_that_are_no_network_with_these_heatmaps_are_refused(tmp_path: Pat
         (config | {"maps": ["line ETT", "tip ETT"]}, "gives the heatmaps line ETT, tip ETT; learnt are line ETT, line"),
     ):
         with pytest.raises(ValueError, match=said):
-            network_of(saved(given))
+            network_of(saved(given), ("line",))

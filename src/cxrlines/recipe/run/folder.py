@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +138,12 @@ class Inventory:
     store: str
     folds: pd.Series
     external: Mapping[str, ExternalSet] = field(default_factory=dict)
+
+    @cached_property
+    def landmarks(self) -> frozenset[str]:
+        """The landmarks that some own film has."""
+        studies = self.own.studies["study"][self.stored].astype(str)
+        return frozenset(name for study in studies for name in self.own.landmarks.get(study, {}))
 
     def held(self, folds: tuple[int, ...]) -> np.ndarray:
         """Rows of the own films of some folds."""

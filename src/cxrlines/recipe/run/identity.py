@@ -71,6 +71,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "covered"))
     if decodes or stage.films.maps_of:
         yield CodePart("models/decoders.py")
+        yield CodePart("recipe/run/map_teachers.py", ("learnt_maps",))
         yield CodePart("core/heatmaps.py")
     if stage.films.maps_of:
         yield CodePart("models/classifier.py", ("TwoStep",))

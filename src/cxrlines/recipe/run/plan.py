@@ -21,6 +21,7 @@ from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
+from cxrlines.task import MapKind
 from cxrlines.training.targets import SoftTarget
 from cxrlines.training.targets.base import OWN, TEST_SET
 
@@ -87,6 +88,8 @@ class _Plan:
             "held_out": self.films.own.studies["study"].iloc[self.films.held(key.held)].tolist(),
             "key": key,
         }
+        if stage.targets.maps and MapKind.LANDMARK in stage.targets.maps.kinds:  # its network has those of any film
+            content["landmarks"] = sorted(self.films.landmarks)
         if stage.schedule.keeps_best:  # by the labels of held-out films, of how many ever (validate_films)
             held_out = self.films.held(key.held)
             content["watched"] = self.films.own_identity(held_out, lines=stage.films.view == "overlay")

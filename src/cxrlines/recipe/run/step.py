@@ -23,6 +23,7 @@ from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.models.adopt import Adoption, adopt
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier, Model, TwoStep
+from cxrlines.models.decoders import begun_anew, last_layer
 from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.recipe.run.folder import (
     HELD_OUT,
@@ -36,13 +37,13 @@ from cxrlines.recipe.run.folder import (
     Step,
     StepId,
 )
-from cxrlines.recipe.run.map_teachers import map_teachers
+from cxrlines.recipe.run.map_teachers import decoder_in, kept_maps, known_of, learnt_maps, map_teachers, start_file
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import lineage_record, made_from, refuse_held_out, refuse_test
 from cxrlines.recipe.run.training_data import films_of, load_step, plain_view, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
-from cxrlines.task import MAPS
+from cxrlines.task import MAP_NAMES
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
@@ -244,34 +245,41 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
     """
     torch.manual_seed(_seed(run.recipe.seed, step))
     member = run.recipe.members[step.key.member]
-    channels = 3 if stage.films.view == "overlay" else 1 + len(MAPS) if stage.films.maps_of else 1
+    maps, start = step.parent(Role.MAPS), step.parent(Role.START)
+    shown = decoder_in(run.folder(maps) / WEIGHTS)[1] if maps else ()
+    channels = 3 if stage.films.view == "overlay" else 1 + len(shown)
     origin: Start = "imagenet" if stage.start == "imagenet" else "none"
+    names = learnt_maps(run, step, stage)
     classifier = Classifier(
         member.backbone,
         member.head,
         in_channels=channels,
         weights=origin,
         dropout=member.dropout,
-        decoder=run.recipe.decoder_of(step.key.source),
+        decoder=run.recipe.decoder_of(step.key.source) if names else None,
         exclusive=member.exclusive,
+        maps=names or tuple(MAP_NAMES),
     )
-    if isinstance(stage.start, FileStart):
-        adoption = adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
+    file = start_file(run, step, stage)
+    if file and isinstance(stage.start, FileStart):
+        adoption = adopt(classifier, file, head=stage.start.head == "adopt", config=known_of(file).config)
         return classifier, adoption, adoption.as_dict()
-    maps, start = step.parent(Role.MAPS), step.parent(Role.START)
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
     source: str | dict[str, Any] = classifier.backbone.source
-    if start:
-        tensors, _ = load_weights(run.folder(start) / WEIGHTS)
+    if start and file:
+        tensors, _ = load_weights(file)
         theirs = run.recipe.members[start.member]
-        same = run.recipe.decoder_of(start.source) == run.recipe.decoder_of(step.key.source)
-        begun = [] if same else ["decoder."]
+        kept = kept_maps(run, step, stage)
+        begun = [] if kept else ["decoder."]
         if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
             begun.append("head.")
         parts = tuple(begun)
         fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
         theirs_kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
-        source = {"source": str(start), "adapted": load_into(model, theirs_kept | fresh), "fresh": sorted(fresh)}
+        if kept:
+            theirs_kept |= last_layer(model.state_dict(), names, tensors, kept)
+        adapted = load_into(model, theirs_kept | fresh) + begun_anew(names, kept) * bool(kept)
+        source = {"source": str(start), "adapted": adapted, "fresh": sorted(fresh)}
     return model, None, source
 
 
