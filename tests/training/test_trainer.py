@@ -199,9 +199,9 @@ def test_losses_are_fetched_at_reports_and_not_at_every_step(monkeypatch):
     fetched: list[int] = []
     usual = LossLog.fetch
 
-    def fetch(self: LossLog, *arguments: Any) -> None:
+    def fetch(self: LossLog, *arguments: Any) -> list[float]:
         fetched.append(len(self.fresh))
-        usual(self, *arguments)
+        return usual(self, *arguments)
 
     monkeypatch.setattr(LossLog, "fetch", fetch)
     reports: list[dict[str, Any]] = []
