@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,12 +138,6 @@ class Inventory:
     folds: pd.Series
     external: Mapping[str, ExternalSet] = field(default_factory=dict)
 
-    @cached_property
-    def landmarks(self) -> frozenset[str]:
-        """The landmarks that some own film has."""
-        studies = self.own.studies["study"][self.stored].astype(str)
-        return frozenset(name for study in studies for name in self.own.landmarks.get(study, {}))
-
     def held(self, folds: tuple[int, ...]) -> np.ndarray:
         """Rows of the own films of some folds."""
         return np.flatnonzero(self.stored & np.isin(self.folds.to_numpy(), folds))
@@ -161,6 +154,11 @@ class Inventory:
         if stage.films.which == "annotated":
             wanted &= np.asarray(self.own.annotated)
         return np.flatnonzero(wanted)
+
+    def landmarks(self, stage: StageSpec) -> set[str]:
+        """The landmarks that some film has which a stage trains on, on whatever fold: its networks are alike on all."""
+        studies = self.own.studies["study"].iloc[self.training(stage, ())].astype(str)
+        return {name for study in studies for name in self.own.landmarks.get(study, {})}
 
     def identity(self, stage: StageSpec, rows: np.ndarray) -> str:
         """Hash of what a stage learns from: the store, and of its rows the studies, labels and, if used, the lines."""

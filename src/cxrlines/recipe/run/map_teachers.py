@@ -35,16 +35,17 @@ def map_teachers(run: Run, step: Step, stage: StageSpec) -> list[Classifier]:
 def learnt_maps(run: Run, step: Step, stage: StageSpec) -> tuple[str, ...]:
     """Names of the heatmaps that a step's network has: those that it learns, and those of what it starts from.
 
-    One that nothing teaches is none of them: its peaks would be read as findings. Landmarks are taught where an own
-    film has them.
+    One that nothing teaches is none of them: its peaks would be read as findings. Landmarks are taught where
+    one of its films has them.
     """
     maps, soft = stage.targets.maps, stage.targets.soft_maps
     names = {*kept_maps(run, step, stage)}
     if maps:
+        landmarks = run.films.landmarks(stage)
         names |= {
             name
             for name, (kind, what) in MAP_NAMES.items()
-            if kind in maps.kinds and (kind is not MapKind.LANDMARK or what in run.films.landmarks)
+            if kind in maps.kinds and (kind is not MapKind.LANDMARK or what in landmarks)
         }
     if soft:
         one = soft.file_of(step.key.held[0])

@@ -142,14 +142,7 @@ def _module(run: Run, step: Step, inputs: _Inputs) -> StageModule:
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
     drawn = (stages[targets.features.of] if targets.features else stage).films
-    rows = _watched(run, stage, inputs.held_out, seed)
-    watched = films_of(run.films.own, run.store, rows, lines=overlay)
-    if stage.schedule.keeps_best and macro_auc(watched.labels, np.zeros_like(watched.labels)) is None:
-        raise Error(
-            f"{step.name}: schedule.{'patience' if stage.schedule.patience else 'keep'} watches the AUC of {len(rows)} "
-            "held-out films, and of no label both classes are among them",
-            "leave it out, or watch more films (schedule.validate_films)",
-        )
+    watched = watched_films(run, step)
     seen = FilmSet(
         films,
         stage.films.augment,
@@ -170,7 +163,7 @@ def _module(run: Run, step: Step, inputs: _Inputs) -> StageModule:
         inputs.model,
         StageConfig(stage.schedule, targets, seed),
         seen,
-        plain if len(rows) else None,
+        plain if len(watched) else None,
         view=stage.films.view,
         teacher=load_step(run, teacher) if teacher else None,
         segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
@@ -288,6 +281,20 @@ def load_segmenter(run: Run, key: StepId) -> Classifier:
     model = load_step(run, key)
     assert isinstance(model, Classifier)  # a stage that learns heatmaps is shown none
     return model
+
+
+def watched_films(run: Run, step: Step) -> Films:
+    """The films whose AUC is watched while a step trains. `Error` where that chooses the epoch, and they have none."""
+    stage = run.recipe.spec(step.key.source)
+    rows = _watched(run, stage, run.films.held(step.key.held), _seed(run.recipe.seed, step))
+    watched = films_of(run.films.own, run.store, rows, lines=stage.films.view == "overlay")
+    if stage.schedule.keeps_best and macro_auc(watched.labels, np.zeros_like(watched.labels)) is None:
+        raise Error(
+            f"{step.name}: schedule.{'patience' if stage.schedule.patience else 'keep'} watches the AUC of {len(rows)} "
+            "held-out films, and of no label both classes are among them",
+            "leave it out, or watch more films (schedule.validate_films)",
+        )
+    return watched
 
 
 def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.ndarray:
