@@ -15,28 +15,34 @@ COUNT = 20
 
 
 def epochs(**schedule) -> Epochs:
-    """Of films of which one has a label that is rare."""
+    return Epochs(COUNT, ScheduleSpec(**schedule), 7)
+
+
+@pytest.fixture(scope="module")
+def films() -> FilmSet:
+    """Of which one has a label that is rare."""
     labels = np.zeros((COUNT, len(LABELS)), np.float32)
     labels[3, 0] = 1
-    films = Films(noise_store(COUNT), np.arange(COUNT), labels, [[]] * COUNT)
-    return Epochs(FilmSet(films, "none", 32, seed=0, rare_below=0.9), ScheduleSpec(**schedule), 7)
+    given = Films(noise_store(COUNT), np.arange(COUNT), labels, [[]] * COUNT)
+    return FilmSet(given, "none", 32, seed=0, rare_below=0.9)
 
 
-def test_a_whole_epoch_is_of_the_films_that_are_trained_on_rare_labels_more_often():
+def test_a_whole_epoch_is_of_the_films_that_are_trained_on_rare_labels_more_often(films):
     some = epochs(batch=4, epochs=3)
     assert (some.per_epoch, some.total, some.in_batch) == (5, 15, 4)
     for epoch in range(3):
-        assert some.whole(epoch) == some.left(epoch, 0)
-        assert some.left(epoch, 3) == some.whole(epoch)[3:]
-        drawn = [key.position for batch in some.whole(epoch) for key in batch]
+        whole = some.whole(films, epoch)
+        assert whole == some.left(films, epoch, 0)
+        assert whole[3:] == some.left(films, epoch, 3)
+        drawn = [key.position for batch in whole for key in batch]
         assert len(drawn) == COUNT and drawn.count(3) >= 3
-    assert len(some.whole(3)) == 5, "one more than are trained"
+    assert len(some.whole(films, 3)) == 5, "one more than are trained"
 
 
-def test_a_part_of_an_epoch_ends_where_training_does():
+def test_a_part_of_an_epoch_ends_where_training_does(films):
     some = epochs(batch=4, epochs=1.4)
-    assert some.total == 7 and len(some.left(0, 0)) == 5
-    assert some.left(1, 0) == some.whole(1)[:2]
+    assert some.total == 7 and len(some.left(films, 0, 0)) == 5
+    assert some.left(films, 1, 0) == some.whole(films, 1)[:2]
 
 
 def test_a_batch_has_no_more_films_than_there_are_and_its_parts_divide_it():

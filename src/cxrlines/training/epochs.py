@@ -7,7 +7,7 @@ from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
 
 
 class Epochs:
-    """The epochs of a stage that trains on `films`.
+    """The epochs of a stage that trains on so many `films`.
 
     Attributes:
         per_epoch: batches of a whole epoch.
@@ -18,35 +18,35 @@ class Epochs:
         Error: as `films_in_batch`.
     """
 
-    def __init__(self, films: FilmSet, schedule: ScheduleSpec, seed: int) -> None:
-        self.films, self.schedule, self.seed = films, schedule, seed
-        self.per_epoch = batches_per_epoch(len(films.films), schedule.batch)
+    def __init__(self, films: int, schedule: ScheduleSpec, seed: int) -> None:
+        self.schedule, self.seed = schedule, seed
+        self.per_epoch = batches_per_epoch(films, schedule.batch)
         self.total = max(1, round(schedule.epochs * self.per_epoch))
-        self.in_batch = films_in_batch(len(films.films), schedule)
+        self.in_batch = films_in_batch(films, schedule)
 
-    def left(self, epoch: int, start: int) -> list[list[Key]]:
-        """The batches that are trained on of an epoch (from 0) from its `start`-th on, as `epoch_batches`.
+    def left(self, films: FilmSet, epoch: int, start: int) -> list[list[Key]]:
+        """The batches of `films` that are trained on in an epoch (from 0), from the `start`-th on, as `epoch_batches`.
 
         With films of the other batches beside them, where films are mixed.
         """
         stop = min(self.per_epoch, self.total - epoch * self.per_epoch)
-        return self._batches(epoch, start, stop, neighbour=self.films.mixing is not None)
+        return self._batches(films, epoch, start, stop, neighbour=films.mixing is not None)
 
-    def whole(self, epoch: int) -> list[list[Key]]:
-        """All batches of an epoch, of films that are not mixed."""
-        return self._batches(epoch, 0, None, neighbour=False)
+    def whole(self, films: FilmSet, epoch: int) -> list[list[Key]]:
+        """All batches of an epoch; the films are not mixed."""
+        return self._batches(films, epoch, 0, None, neighbour=False)
 
-    def _batches(self, epoch: int, start: int, stop: int | None, *, neighbour: bool) -> list[list[Key]]:
+    def _batches(self, films: FilmSet, epoch: int, start: int, stop: int | None, *, neighbour: bool) -> list[list[Key]]:
         return epoch_batches(
-            len(self.films.films),
+            len(films.films),
             self.schedule.batch,
             seed=self.seed,
             epoch=epoch,
             start=start,
             stop=stop,
-            mapped=self.films.mapped,
+            mapped=films.mapped,
             accumulate=self.schedule.accumulate,
-            repeats=self.films.repeats,
+            repeats=films.repeats,
             neighbour=neighbour,
         )
 

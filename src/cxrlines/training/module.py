@@ -71,7 +71,7 @@ class StageModule(lightning.LightningModule):
             frozen.eval().requires_grad_(False)
         self.keep, self.keep_every_s, self.pause_s = keep, keep_every_s, keep_every_s
         self.report, self.track, self.loader_workers = report, track, loader_workers
-        self.epochs = Epochs(films, self.schedule, config.seed)
+        self.epochs = Epochs(len(films.films), self.schedule, config.seed)
         self.per_epoch, self.total, self.in_batch = self.epochs.per_epoch, self.epochs.total, self.epochs.in_batch
         averages = self.schedule.ema is not None or self.schedule.swa_from is not None
         self.average = Average(model) if averages else None
@@ -139,7 +139,7 @@ class StageModule(lightning.LightningModule):
         self.model.train()
         self.frozen.hold(bool(self.frozen.parameters) and self.thaw_at >= self.total)
         self._draw()
-        batches = self.epochs.whole(math.ceil(self.total / self.per_epoch))
+        batches = self.epochs.whole(self.films, math.ceil(self.total / self.per_epoch))
         estimate_norms(self.model, self._load(batches), self._show)
 
     def _to_device(self) -> None:
@@ -209,7 +209,7 @@ class StageModule(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Called before each epoch: one loader, and its processes, for all, with the batches left of this epoch."""
-        self.batches[:] = self.epochs.left(self.progress.epoch, self.progress.batch)
+        self.batches[:] = self.epochs.left(self.films, self.progress.epoch, self.progress.batch)
         if "train" not in self.loaders:
             self.loaders["train"] = self._load(self.batches, stay=True)
         return self.loaders["train"]

@@ -38,7 +38,7 @@ class Outputs:
         model, film = stage.model, batch[stage.shown]
         self._reader, self._batch, self._teachers = reader(model), batch, stage.teachers
         self._maps: Tensor | None = None
-        self._map_names, self._map_teachers = model.map_names, stage.map_teachers
+        self._map_teachers = stage.map_teachers
         self._maps_all = stage.config.targets.maps_all
         if stage.config.targets.reads_maps:
             assert isinstance(model, Classifier)  # one that is shown heatmaps learns none
@@ -85,11 +85,11 @@ class Outputs:
     @cached_property
     def all_maps(self) -> Tensor:
         assert self._maps is not None  # read by a target with `reads_maps` alone
-        return _of_all(_as_float32(self._maps), self._map_names)
+        return _of_all(_as_float32(self._maps), self._reader.map_names)
 
     @property
     def map_kinds(self) -> tuple[str, ...]:
-        return kinds_of(self._map_names, *(teacher.map_names for teacher in self._map_teachers))
+        return kinds_of(self._reader.map_names, *(teacher.map_names for teacher in self._map_teachers))
 
     @cached_property
     def teacher_maps(self) -> Tensor:
