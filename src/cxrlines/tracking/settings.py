@@ -66,13 +66,6 @@ def check_trackers(settings: TrackingSettings) -> None:
             )
     if not settings.patience_s > 0:
         raise TrackingError(f"tracking.patience_s is {settings.patience_s}", "give more than 0 seconds")
-    for name in ("mlflow", "neptune", "wandb"):
-        given = getattr(settings, name) != getattr(TrackingSettings(), name)
-        if given and settings.use and name not in settings.use:
-            raise TrackingError(
-                f"tracking.{name} is given, but tracking.use is {', '.join(settings.use)}",
-                f"add {name} to tracking.use, or leave tracking.{name} out",
-            )
     if "mlflow" in settings.use and settings.mlflow is not None:
         _check_address("tracking.mlflow", settings.mlflow, "leave it out for a sqlite file in the run's folder")
     if "neptune" in settings.use and settings.neptune is not None:
