@@ -111,7 +111,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 class _Loader(yaml.SafeLoader):
     """YAML of which each mapping has a key once, and texts alone as keys."""
 
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node] | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
