@@ -97,7 +97,7 @@ def adopt(model: Classifier, path: Path, *, head: bool = True, config: Mapping[s
     converted, adapted = {}, []
     if own is not None:
         known = current(config.get(own.removesuffix("."), config)) if config else None
-        of_kind = _same_kind(model.config(), known)
+        of_kind = _same_kind(current(model.config()), known)
         if known and "decoder." in of_kind and own + OUT in tensors:
             tensors = tensors | _last_layer(model, tensors, own, known["maps"])
             adapted += begun_anew(model.map_names, known["maps"])
@@ -146,7 +146,7 @@ def _same_kind(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tup
     if theirs is None:
         return "head.", "decoder."
     decides = {"head.": ("head", "exclusive", "labels"), "decoder.": ("decoder",)}
-    return tuple(part for part, by in decides.items() if all(mine.get(name) == theirs.get(name) for name in by))
+    return tuple(part for part, by in decides.items() if all(mine[name] == theirs.get(name) for name in by))
 
 
 def _last_layer(model: Classifier, tensors: Mapping[str, Tensor], own: str, maps: Sequence[str]) -> dict[str, Tensor]:

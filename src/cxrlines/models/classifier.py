@@ -147,14 +147,14 @@ class Classifier(nn.Module):
 
 
 def current(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A `Classifier.config()` as this version writes it.
+    """A `Classifier.config()` as this version writes it, with what is left out where it is usual.
 
     One of cxrlines 0.2 or older names no labels and heatmaps: they are RANZCR CLiP's. An older one also says `true` for
     a U-Net's decoder.
     """
     known = {name: value for name, value in config.items() if name != "drop_path"}  # of training alone
     known |= {"decoder": "unet"} if known.get("decoder") is True else {}
-    return {"labels": list(RANZCR_LABELS), "maps": list(RANZCR_MAPS)} | known
+    return {"labels": list(RANZCR_LABELS), "maps": list(RANZCR_MAPS), "decoder": None, "exclusive": False} | known
 
 
 class TwoStep(nn.Module):

@@ -75,7 +75,7 @@ def kept_maps(run: Run, step: Step, stage: StageSpec) -> tuple[str, ...]:
 def decoder_in(file: Path) -> tuple[str | None, tuple[str, ...]]:
     """The decoder of a file's network, and the names of its heatmaps; None, and none, as far as the file says."""
     config = current(known_of(file).config or {})
-    return (config["decoder"], tuple(config["maps"])) if config.get("decoder") else (None, ())
+    return config["decoder"], tuple(config["maps"] if config["decoder"] else ())
 
 
 class _Known(NamedTuple):
@@ -145,7 +145,7 @@ def _config_in(header: dict[str, str]) -> dict[str, Any] | None:
         config = json.loads(header["config"])
     except (KeyError, ValueError):
         return None
-    return config if isinstance(config, dict) else None
+    return config if isinstance(config, dict) and {"backbone", "segmenter"} & config.keys() else None
 
 
 def _seen_by_step(folder: Path) -> tuple[Size | None, bool | None]:
