@@ -5,18 +5,20 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cxrlines.cluster import connection
 from cxrlines.cluster.connection import ClusterError
-from cxrlines.cluster.step_workers import ray_workers, shares
+from cxrlines.cluster.step_workers import RayWorkers, ray_workers, shares
 from cxrlines.models.weights import WeightsError, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
-from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run, Step
+from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run, Step, StepId
 from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 
 pytestmark = pytest.mark.doors
 
@@ -141,6 +143,26 @@ def test_a_machine_killed_in_the_middle_costs_time_only(ray, phantom, tiny_recip
 )
 def test_what_a_step_asks_for(machines, asked, side_by_side, wanted):
     assert shares(machines, asked, side_by_side) == wanted
+
+
+def test_a_file_that_a_recipe_names_by_a_relative_path_is_refused(tmp_path, monkeypatch):
+    step = Step(StepId("one", (0,), "only"), "x", (), 1, True)
+    spec = StageSpec(start=FileStart(file="weights.safetensors"))
+    run = SimpleNamespace(root=tmp_path, data=tmp_path, recipe=SimpleNamespace(spec={step.key.source: spec}.get))
+    with pytest.raises(
+        ClusterError, match=r"names weights.safetensors, which is another file on each machine; give its"
+    ):
+        RayWorkers("ray", run, [step], None)
+
+
+def test_a_step_whose_record_does_not_show_here_is_an_error_of_the_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "SEEN_S", 0.0)
+    task = SimpleNamespace(options=lambda name: SimpleNamespace(remote=lambda *given: None))
+    workers = SimpleNamespace(
+        root=tmp_path, data=tmp_path, threads=1, marker=None, running=[], task=task, ray=SimpleNamespace(get=id)
+    )
+    with pytest.raises(ClusterError, match=r"only/step.json is not seen here, though the step is done; it must"):
+        RayWorkers.do(workers, Step(StepId("one", (0,), "only"), "x", (), 1, True))
 
 
 def test_a_cluster_without_anything_to_compute_on():

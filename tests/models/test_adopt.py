@@ -20,6 +20,7 @@ from cxrlines.models.adopt import adopt
 from cxrlines.models.backbones import make_backbone
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import WeightsError, save_weights
+from cxrlines.task import MAP_NAMES
 
 Weights = dict[str, Tensor]
 
@@ -436,3 +437,33 @@ def test_original_names_go_only_into_the_model_that_pads_as_they_do(original: Pa
             WeightsError, match=r"the file's names are: _conv_stem.*fits timm's 'tf_efficientnet_lite0'"
         ):
             adopt(classifier(backbone), original)
+
+
+@pytest.mark.parametrize(
+    ("saved", "wanted", "fits"),
+    [
+        (("gap", False), ("gap", False), True),
+        (("gem", False), ("gap", False), False),  # which pools by a power that this one has not
+        (("gap", True), ("gap", False), False),
+        (("gap", False), ("gap", True), False),
+    ],
+)
+def test_what_is_known_of_a_network_decides_where_shapes_agree(saved, wanted, fits, tmp_path: Path) -> None:
+    theirs, model = (Classifier("resnet10t", head, weights="none", exclusive=ex) for head, ex in (saved, wanted))
+    save_weights(tmp_path / "w.safetensors", lived_in(theirs).state_dict(), {})
+    done = adopt(model, tmp_path / "w.safetensors", config=theirs.config())
+    assert [name.startswith("head.") for name in done.fresh] == ([] if fits else [True, True])
+    assert fits or all(line.endswith(": of another head than the model's") for line in done.left_out)
+
+
+def test_of_a_known_decoder_the_heatmaps_that_both_have_are_taken(tmp_path: Path) -> None:
+    some = [name for name in MAP_NAMES if name != "tip NGT"]
+    theirs = Classifier("resnet10t", "gap", weights="none", decoder="unet", maps=some)
+    save_weights(tmp_path / "w.safetensors", lived_in(theirs).state_dict(), {})
+    model = Classifier("resnet10t", "gap", weights="none", decoder="unet")
+    own = model.decoder.out.bias.detach().clone()
+    done = adopt(model, tmp_path / "w.safetensors", config=theirs.config())
+    assert done.adapted == ("decoder: heatmaps that begin anew: tip NGT",) and not done.fresh
+    for place, name in enumerate(MAP_NAMES):
+        bias = theirs.decoder.out.bias[some.index(name)] if name in some else own[place]
+        assert model.decoder.out.bias[place] == bias

@@ -198,7 +198,7 @@ def test_a_batch_without_a_known_map_teaches_the_decoder_nothing_but_every_param
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patience, monkeypatch):
-    monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: 0.7)
+    monkeypatch.setattr("cxrlines.training.watching.macro_auc", lambda truth, scores: 0.7)
     stubborn = module(config(epochs=50, patience=patience))
     stubborn.fit()
     assert stubborn.progress.stopped
@@ -207,7 +207,7 @@ def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patienc
 
 def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monkeypatch):
     aucs = iter([0.6, 0.9, 0.8, 0.7])
-    monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: next(aucs))
+    monkeypatch.setattr("cxrlines.training.watching.macro_auc", lambda truth, scores: next(aucs))
     fit = config(epochs=50, patience=2)
     states: list[State] = []
 

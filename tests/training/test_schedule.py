@@ -106,10 +106,6 @@ def test_averaged_steps_have_a_rate_of_their_own():
             {"end_lr": 1e-5, "shape": "constant"},
             r"end_lr is 1e-05, but with shape: constant the rate stays at lr: leave it out \(it is 1e-06 then\)",
         ),
-        (
-            {"freeze": ["head", "backbone"], "layer_decay": 0.8},
-            "layer_decay is 0.8, but freeze: backbone leaves no layer of it to train",
-        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(fields, said):

@@ -63,7 +63,8 @@ def usual() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_ends_with_other_weights_than_usual_and_resumed_with_the_same_bit_for_bit(tmp_path, way, usual):
-    whole = stage(**WAYS[way]).fit()
+    made = stage(**WAYS[way])
+    whole = made.fit()
     assert whole.keys() == usual.keys() and same(whole, usual) == (way == "checkpoints")
     saves = count(1)
     resumed = killed_and_resumed(
@@ -73,6 +74,7 @@ def test_each_ends_with_other_weights_than_usual_and_resumed_with_the_same_bit_f
     )
     assert 0 < resumed.step_now < resumed.total
     assert same(whole, resumed.fit())
+    assert resumed.progress.history == made.progress.history
 
 
 CHANGES: dict[str, tuple[dict, object]] = {
@@ -269,7 +271,7 @@ def test_compiled_parts_have_the_same_names_and_weights_and_go_on_after_a_kill(t
 @pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 3)])
 def test_the_best_epoch_is_kept_without_stopping_early(monkeypatch, keep, epoch):
     aucs = iter([0.6, 0.9, 0.8])
-    monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: next(aucs))
+    monkeypatch.setattr("cxrlines.training.watching.macro_auc", lambda truth, scores: next(aucs))
     states: list[State] = []
     one = stage(watch=True, keep=keep, epochs=3, options={"keep": states.append, "keep_every_s": 99})
     weights = one.fit()

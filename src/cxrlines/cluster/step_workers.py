@@ -1,7 +1,7 @@
 """The steps of a run as tasks of a Ray cluster."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from cxrlines.cluster.connection import (
     SEEN_S,
+    SHARE,
     ClusterError,
     check_machines,
     check_shared,
@@ -22,6 +23,7 @@ from cxrlines.cluster.connection import (
 from cxrlines.core.pool import keep_buffers
 from cxrlines.recipe.run.execute import Start, do_one, opened, side_by_side, status_file
 from cxrlines.recipe.run.folder import RECORD, Run, Step
+from cxrlines.recipe.run.plan import files_of
 
 RETRIES = 3
 """How often a step is begun again, from its last kept state, when its worker or machine dies."""
@@ -44,12 +46,17 @@ class RayWorkers:
     def __init__(self, on: str, run: Run, steps: Sequence[Step], asked: int | None) -> None:
         self.root, self.data, self.asked = run.root.absolute(), run.data.absolute(), asked
         self.running: list[Any] = []
+        files = sorted({file for step in steps for file in _files(run, step)})
+        if near := [file for file in files if not file.is_absolute()]:
+            raise ClusterError(
+                f"the recipe names {near[0]}, which is another file on each machine", "give its whole path, from / on"
+            )
         with contextlib.ExitStack() as stack:
             self.ray = stack.enter_context(cluster(on))
             machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
             self.threads, self.gpus = shares(machines, asked, side_by_side(steps))
             self.marker = leave_marker(self.root / ".status")
-            check_machines(self.ray, self.marker, self.data)
+            check_machines(self.ray, self.marker, self.data, *files)
             options = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_retries": RETRIES}
             self.task = self.ray.remote(retry_exceptions=False, **options)(_do_there)
             self._stack = stack.pop_all()
@@ -75,7 +82,8 @@ class RayWorkers:
                 f"its worker died {RETRIES + 1} times: {type(error).__name__}: {lines_of(error)[0]}",
                 "if it was out of memory give fewer --workers",
             ) from error
-        shows(self.root / step.name / "step.json")  # another machine made it
+        if not shows(record := self.root / step.name / RECORD):  # another machine made it
+            raise ClusterError(f"{record} is not seen here, though the step is done", SHARE)
 
     def close(self) -> None:
         """End what still runs, and disconnect from the cluster."""
@@ -104,15 +112,22 @@ def shares(machines: Sequence[dict[str, float]], asked: int | None, side_by_side
     return max(1, min(sum(cpus) // count, *cpus)), 0
 
 
+def _files(run: Run, step: Step) -> Collection[Path]:
+    """The files that a step reads besides films and tables."""
+    return files_of(run.recipe.spec(step.key.source), step.key.held[0]).values()
+
+
 def _do_there(root: Path, data: Path, step: Step, threads: int, marker: Path) -> None:
     """On some machine of the cluster: one step, from where an earlier try left it."""
     check_shared(marker, data, *(root / str(parent.key) / RECORD for parent in step.parents))
+    run = opened(root, data)
+    check_shared(None, *_files(run, step))
     cv2.setNumThreads(1)
     keep_buffers()
     try:
         # A machine that was given up may still be at it, for the seconds until it notices.
         with FileLock(status_file(root, step.key).with_suffix(".lock"), timeout=LET_GO_S):
-            if not opened(root, data).is_done(step):
+            if not run.is_done(step):
                 do_one(root, data, step, threads)
     except Timeout:
         raise ClusterError(

@@ -110,6 +110,7 @@ class _Unusable(Error):
     def __init__(self, what: str, way_out: str, kind: str) -> None:
         super().__init__(what, way_out)
         self.kind = kind
+        self.args = (what, way_out, kind)  # what it is pickled by
 
 
 def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:

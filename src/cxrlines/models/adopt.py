@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import timm
 import torch
 from torch import Tensor
 
-from cxrlines.models.classifier import Classifier
+from cxrlines.models.classifier import Classifier, current
+from cxrlines.models.decoders import OUT, begun_anew, last_layer
 from cxrlines.models.foreign_files import read_public
 from cxrlines.models.foreign_heads import fit_head
 from cxrlines.models.weights import WeightsError, few, named_by_order
@@ -67,7 +68,7 @@ class Adoption:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
+def adopt(model: Classifier, path: Path, *, head: bool = True, config: Mapping[str, Any] | None = None) -> Adoption:
     """Give `model` the weights of a file that holds its backbone under whatever prefix, and say what was done.
 
     The prefix is the one under which most of the backbone's tensors are found by name and shape; of equal ones an
@@ -78,6 +79,8 @@ def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
 
     A head is taken whole, where its shapes agree: by name from a file of this project, else as `foreign_heads` finds
     it; with `head` False it is left. A decoder of maps of the model's kind comes from a file of this project alone.
+    `config` is what is known of such a file's network (`Classifier.config`): shapes do not tell a generalised mean from
+    an average. Then a head of another kind is left, and of a decoder's last layer what both have is taken.
 
     Raises:
         WeightsError: the file cannot be read, is of another backbone, lacks a tensor, or holds a value that is not
@@ -93,9 +96,15 @@ def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
     own = fit.prefix.removesuffix(_BACKBONE) if fit.prefix.endswith(_BACKBONE) else None
     converted, adapted = {}, []
     if own is not None:
+        known = current(config.get(own.removesuffix("."), config)) if config else None
+        of_kind = _same_kind(current(model.config()), known)
+        if known and "decoder." in of_kind and own + OUT in tensors:
+            tensors = tensors | _last_layer(model, tensors, own, known["maps"])
+            adapted += begun_anew(model.map_names, known["maps"])
         for part in ("head.", "decoder.") if head else ("decoder.",):
             names = {name: own + name for name in state if name.startswith(part)}
-            if all(theirs in tensors and tensors[theirs].shape == state[mine].shape for mine, theirs in names.items()):
+            fits = (name in tensors and tensors[name].shape == state[mine].shape for mine, name in names.items())
+            if part in of_kind and all(fits):
                 pairs |= names
     elif head and (found := fit_head(model, tensors, fit.prefix)):
         pairs |= found.names
@@ -130,6 +139,23 @@ def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
         fresh=tuple(name for name in state if name not in pairs),
         left_out=tuple(f"{name}: {_why(name, fit, model, own, head)}" for name in tensors if name not in used),
     )
+
+
+def _same_kind(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The parts of a network, `head.` and `decoder.`, that are of the same kind in another, as far as that is known."""
+    if theirs is None:
+        return "head.", "decoder."
+    decides = {"head.": ("head", "exclusive", "labels"), "decoder.": ("decoder",)}
+    return tuple(part for part, by in decides.items() if all(mine[name] == theirs.get(name) for name in by))
+
+
+def _last_layer(model: Classifier, tensors: Mapping[str, Tensor], own: str, maps: Sequence[str]) -> dict[str, Tensor]:
+    """The last layer of a file's decoder for the model's heatmaps, by the file's names; see `decoders.last_layer`."""
+    theirs = {
+        name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own + "decoder.out.")
+    }
+    made = last_layer(model.state_dict(), model.map_names, theirs, maps)
+    return {own + name: tensor for name, tensor in made.items()}
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,9 @@ class Backbone(nn.Module):
 def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet") -> Backbone:
     """The timm model `name`, e.g. `resnet200d` or `tf_efficientnet_b7.ns_jft_in1k`, to see 1, 3 or more channels.
 
-    With one channel the pretrained stem is summed over red, green and blue: it sees in a gray film what it saw in
-    the same film as red = green = blue. With more than three (a film and its heatmaps) it sees the film just so, and
+    With one channel the pretrained stem is summed over red, green and blue: of input that is normalised alike in all
+    three it makes what it made of the same film as red = green = blue. (ImageNet's statistics differ a little between
+    them; a classifier here takes their means.) With more than three (a film and its heatmaps) it sees the film so, and
     what a heatmap shows as though drawn on the film in red, green or blue, in turn.
 
     Raises:

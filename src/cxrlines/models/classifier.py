@@ -130,12 +130,9 @@ class Classifier(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> "Classifier":
         """The model of a `config()`, with random weights to be replaced by `weights.load_into`.
 
-        A config of cxrlines 0.2 or older names no labels and heatmaps: they are RANZCR CLiP's. An older one also
-        says `true` for a U-Net's decoder.
+        The config may be one of an older version (`current`).
         """
-        known = {name: value for name, value in config.items() if name != "drop_path"}  # of training alone
-        known |= {"decoder": "unet"} if known.get("decoder") is True else {}
-        return cls(**{"labels": RANZCR_LABELS, "maps": RANZCR_MAPS} | known, weights="none")
+        return cls(**current(config), weights="none")
 
     def _exclude(self, logits: Tensor) -> Tensor:
         """Logits whose sigmoids, for an exclusive device's states, are a softmax over them and "none" (logit 0)."""
@@ -147,6 +144,17 @@ class Classifier(nn.Module):
                 others = torch.stack(scores[:place] + scores[place + 1 :], dim=1)
                 columns[label] = scores[place] - others.logsumexp(dim=1)
         return torch.stack(columns, dim=1)
+
+
+def current(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `Classifier.config()` as this version writes it, with what is left out where it is usual.
+
+    One of cxrlines 0.2 or older names no labels and heatmaps: they are RANZCR CLiP's. An older one also says `true` for
+    a U-Net's decoder.
+    """
+    known = {name: value for name, value in config.items() if name != "drop_path"}  # of training alone
+    known |= {"decoder": "unet"} if known.get("decoder") is True else {}
+    return {"labels": list(RANZCR_LABELS), "maps": list(RANZCR_MAPS), "decoder": None, "exclusive": False} | known
 
 
 class TwoStep(nn.Module):

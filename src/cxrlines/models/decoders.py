@@ -5,8 +5,9 @@ adds them, as a feature pyramid network does, and has depthwise-separable convol
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import SeparableConvNormAct
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ SEPARABLE_WIDTHS = (128, 64, 32, 24)
 """Likewise; wider where a channel costs little."""
 PRIOR = 0.01
 """An untrained decoder's probability everywhere: most of a film is no line (Lin et al., 2017, focal loss)."""
+OUT = "decoder.out.weight"
+"""The weights of a decoder's last layer, (maps, ...), by their name in a classifier's state."""
 
 
 class MapDecoder(nn.Module):
@@ -70,6 +73,30 @@ class MapDecoder(nn.Module):
         if maps.shape[2:] == size:
             return maps
         return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def last_layer(
+    mine: Mapping[str, Tensor], maps: Sequence[str], theirs: Mapping[str, Tensor], their_maps: Sequence[str]
+) -> dict[str, Tensor]:
+    """The last layer of a decoder of the heatmaps `maps`, by name in a classifier's state.
+
+    `theirs` of the heatmaps that both have, else `mine`.
+    """
+    return {
+        part: torch.stack(
+            [
+                theirs[part][their_maps.index(name)] if name in their_maps else mine[part][place]
+                for place, name in enumerate(maps)
+            ]
+        )
+        for part in (OUT, OUT.replace("weight", "bias"))
+    }
+
+
+def begun_anew(maps: Sequence[str], their_maps: Sequence[str]) -> list[str]:
+    """A line on `last_layer` for the record: which heatmaps the other decoder has not; none where it has all."""
+    new = [name for name in maps if name not in their_maps]
+    return [f"decoder: heatmaps that begin anew: {', '.join(new)}"] if new else []
 
 
 class SeparableDecoder(nn.Module):

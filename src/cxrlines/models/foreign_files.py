@@ -92,6 +92,7 @@ class _UnknownGlobalError(WeightsError):
     def __init__(self, what: str, way_out: str, name: str) -> None:
         super().__init__(what, way_out)
         self.name = name
+        self.args = (what, way_out, name)  # what it is pickled by
 
 
 def _read(path: Path, absent: Sequence[str]) -> tuple[dict[str, Tensor], str]:

@@ -86,8 +86,8 @@ def _texts(file: safe_open) -> dict[str, str]:
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Give `model` exactly `tensors`; one stem that sees three channels is summed for a model that sees one.
 
-    Returns a line for each tensor that was adapted, none if all fitted. The summed stem sees in a gray film what the
-    three-channel one saw in the same film as red = green = blue.
+    Returns a line for each tensor that was adapted, none if all fitted. Of input that is normalised alike in all three
+    channels, the summed stem makes what the three-channel one made of the same film as red = green = blue.
 
     Raises:
         WeightsError: tensors are missing, left over, or of another shape; then the model is unchanged.

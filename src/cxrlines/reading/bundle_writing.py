@@ -142,7 +142,8 @@ def _manifest(members: Sequence[BundleMember], fields: Mapping[str, Any], *, onn
         for member in members
     ]
     labels = next((part["labels"] for part in parts if "labels" in part), LABELS)
-    maps = next((part["maps"] for part in parts if "maps" in part), list(MAP_NAMES))
+    mapped = [part["maps"] for part in parts if "maps" in part]
+    maps = [name for name in MAP_NAMES if all(name in names for names in mapped)]  # what each of them learnt
     try:
         return Manifest.model_validate({**fields, "labels": labels, "maps": maps, "models": models, "files": {}})
     except ValidationError as error:

@@ -6,7 +6,8 @@ the place reached. Nothing in it can execute code. It is written aside, synced a
 
 import json
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from cxrlines.models.weights import load_weights, save_weights
 
 @dataclass
 class Progress:
-    """How far a stage has come. `history` has a row of metrics for each finished epoch."""
+    """How far a stage has come. `history` has a row of metrics for each finished epoch.
+
+    `loss_sum` and `loss_steps` are of the steps of the epoch under way whose loss is finite.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -29,6 +33,32 @@ class Progress:
     epochs_since_best: int = 0
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+
+    def add(self, losses: Sequence[float]) -> None:
+        """Count the losses of further steps; a step that half precision skipped has none."""
+        for loss in filter(math.isfinite, losses):  # one by one: in the same order whenever they come
+            self.loss_sum += loss
+            self.loss_steps += 1
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the epoch under way; NaN where no step had one."""
+        return self.loss_sum / self.loss_steps if self.loss_steps else math.nan
+
+    def end_epoch(self, figures: Mapping[str, float], aucs: Mapping[str, float | None]) -> bool:
+        """Go on to the next epoch; whether the watched AUC of this one is the best so far.
+
+        `figures` are its loss and learning rate (`lr`), `aucs` as `watching.watched_aucs` gives them.
+        """
+        value = aucs["auc"]
+        row = {"epoch": self.epoch + 1, "loss": figures["loss"], "auc": value, "lr": figures["lr"]}
+        self.history.append({**row, **aucs})
+        self.epoch, self.batch, self.loss_sum, self.loss_steps = self.epoch + 1, 0, 0.0, 0
+        better = value is not None and (self.best is None or value > self.best)
+        self.best, self.epochs_since_best = (value, 0) if better else (self.best, self.epochs_since_best + 1)
+        return better
 
 
 @dataclass
@@ -90,28 +120,32 @@ MIN_SCALE = 2.0**-20
 """Half precision is given up too when its scaler has come down to this, by 36 skipped steps from its 65,536."""
 
 
+LATEST = 50
+"""Steps whose mean loss is shown while a stage trains."""
+
+
 class DivergedError(Error):
     """The loss is not finite, and the model in training is unusable; the state saved last is still good."""
 
 
 class LossLog:
-    """Losses of an epoch's steps. `settings` names, in an error, what the losses come from."""
+    """Losses of a stage's steps. `settings` names, in an error, what the losses come from."""
 
     def __init__(self, settings: str) -> None:
         self.settings = settings
         self.fresh: list[Tensor] = []  # still on the device
-        self.losses: list[float] = []
+        self.latest: deque[float] = deque(maxlen=LATEST)
         self.not_finite = 0  # in a row, up to the last
 
-    def fetch(self, step_now: int, scaler: Any | None) -> None:
-        """Fetch the losses since the last fetch. Only then the processor waits for a GPU, not in every step.
+    def fetch(self, step_now: int, scaler: Any | None) -> list[float]:
+        """The losses since the last fetch. Only then the processor waits for a GPU, not in every step.
 
         Raises:
             DivergedError: a loss is not finite; in half precision, whose scaler skips such steps, many in a row.
         """
         if not self.fresh:
-            return
-        losses = torch.stack(self.fresh).tolist()
+            return []
+        losses: list[float] = torch.stack(self.fresh).tolist()
         self.fresh.clear()
         for step, loss in enumerate(losses, start=step_now - len(losses)):
             self.not_finite = 0 if math.isfinite(loss) else self.not_finite + 1
@@ -119,7 +153,8 @@ class LossLog:
                 raise self.diverged(f"the loss became {loss} at step {step - self.not_finite + 1}")
         if scaler and scaler.get_scale() < MIN_SCALE:
             raise self.diverged(f"by step {step_now} most gradients were too large for 16 bits")
-        self.losses += losses
+        self.latest += losses
+        return losses
 
     def diverged(self, what: str) -> DivergedError:
         """The error of what shows that."""
@@ -129,7 +164,7 @@ class LossLog:
         )
 
 
-def finite_mean(values: Sequence[float]) -> float:
+def finite_mean(values: Iterable[float]) -> float:
     """The mean of what is finite of `values`, NaN where nothing is: a step that half precision skipped has no loss."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan

@@ -90,12 +90,6 @@ class ScheduleSpec(Strict):
                 f"end_lr is {self.end_lr:g}, but with shape: constant the rate stays at lr: leave it out (it is "
                 f"{end:g} then), or take shape: cosine"
             )
-        frozen = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
-        if "backbone" in frozen and self.freeze_epochs is None and self.layer_decay < 1:
-            raise ValueError(
-                f"layer_decay is {self.layer_decay:g}, but freeze: backbone leaves no layer of it to train: leave one "
-                "of them out, or say with freeze_epochs how long it is frozen"
-            )
         if self.patience is not None and self.validate_films == 0:
             raise ValueError("patience needs an AUC to watch: leave validate_films out or make it larger than 0")
         if self.keep == "best" and self.validate_films == 0:
@@ -125,6 +119,11 @@ class ScheduleSpec(Strict):
     def cuts_warmup(self) -> bool:
         """Whether the warm-up would leave nothing to train after it, so that it takes `WARMUP_AT_MOST` instead."""
         return self.warmup_epochs >= self.epochs
+
+    @property
+    def stays_frozen(self) -> bool:
+        """Whether what `freeze` names is frozen to the end."""
+        return self.freeze_epochs is None or self.freeze_epochs >= self.epochs
 
     @property
     def pass_films(self) -> int:

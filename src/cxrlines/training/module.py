@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cxrlines.core.errors import Error
 from cxrlines.models.classifier import Classifier, Model
 from cxrlines.training import distributed
 from cxrlines.training.accumulation import Accumulated, Parts
 from cxrlines.training.checkpoint import LossLog, Progress, State, cpu_copy, finite_mean
 from cxrlines.training.config import Report, StageConfig, Track, learning_rate, precision_of, swa_start
+from cxrlines.training.epochs import Epochs
 from cxrlines.training.loader import FilmSet, View, in_order, load
 from cxrlines.training.mixing import mix
 from cxrlines.training.optimizers import Frozen, make_optimizer, reader, restore, set_rate
 from cxrlines.training.outputs import Outputs, total_loss
-from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
+from cxrlines.training.sampling import Key
 from cxrlines.training.targets.base import Losses
 from cxrlines.training.trainer import as_found, trainer
-from cxrlines.training.watching import label_aucs, macro_auc
+from cxrlines.training.watching import watched_aucs
 from cxrlines.training.weight_averaging import Average, estimate_norms, keep_finite, moving_share, norms_kept
 
 SPEED_WINDOW = 60
@@ -71,15 +71,8 @@ class StageModule(lightning.LightningModule):
             frozen.eval().requires_grad_(False)
         self.keep, self.keep_every_s, self.pause_s = keep, keep_every_s, keep_every_s
         self.report, self.track, self.loader_workers = report, track, loader_workers
-        self.per_epoch = batches_per_epoch(len(films.films), self.schedule.batch)
-        self.total = max(1, round(self.schedule.epochs * self.per_epoch))
-        self.in_batch = min(self.schedule.batch, len(films.films))
-        if self.in_batch % self.schedule.accumulate:
-            raise Error(
-                f"schedule.accumulate: {self.schedule.accumulate} micro-batches do not divide a batch of "
-                f"{self.in_batch}, all films there are",
-                "leave it out",
-            )
+        self.epochs = Epochs(len(films.films), self.schedule, config.seed)
+        self.per_epoch, self.total, self.in_batch = self.epochs.per_epoch, self.epochs.total, self.epochs.in_batch
         averages = self.schedule.ema is not None or self.schedule.swa_from is not None
         self.average = Average(model) if averages else None
         self.frozen = Frozen(model, self.schedule.freeze)
@@ -145,15 +138,8 @@ class StageModule(lightning.LightningModule):
         self._to_device()
         self.model.train()
         self.frozen.hold(bool(self.frozen.parameters) and self.thaw_at >= self.total)
-        batches = epoch_batches(
-            len(self.films.films),
-            self.schedule.batch,
-            seed=self.config.seed,
-            epoch=math.ceil(self.total / self.per_epoch),
-            mapped=self.films.mapped,
-            accumulate=self.schedule.accumulate,
-        )
         self._draw()
+        batches = self.epochs.whole(self.films, math.ceil(self.total / self.per_epoch))
         estimate_norms(self.model, self._load(batches), self._show)
 
     def _to_device(self) -> None:
@@ -223,18 +209,7 @@ class StageModule(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Called before each epoch: one loader, and its processes, for all, with the batches left of this epoch."""
-        self.batches[:] = epoch_batches(
-            len(self.films.films),
-            self.schedule.batch,
-            seed=self.config.seed,
-            epoch=self.progress.epoch,
-            start=self.progress.batch,
-            stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
-            mapped=self.films.mapped,
-            accumulate=self.schedule.accumulate,
-            repeats=self.films.repeats,
-            neighbour=self.films.mixing is not None,
-        )
+        self.batches[:] = self.epochs.left(self.films, self.progress.epoch, self.progress.batch)
         if "train" not in self.loaders:
             self.loaders["train"] = self._load(self.batches, stay=True)
         return self.loaders["train"]
@@ -343,7 +318,8 @@ class StageModule(lightning.LightningModule):
         return 1 / count if count > 0 else 0.0
 
     def _fetch_losses(self) -> None:
-        self.log_of_losses.fetch(self.step_now, getattr(self.trainer.precision_plugin, "scaler", None))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self.progress.add(self.log_of_losses.fetch(self.step_now, scaler))
 
     def _save(self) -> None:
         """Save; a model that is slow to save is saved less often, so that saving never takes over 5 % of the time."""
@@ -370,8 +346,8 @@ class StageModule(lightning.LightningModule):
                 "epochs": math.ceil(self.schedule.epochs),
                 "step": self.step_now,
                 "steps": self.total,
-                "films_per_s": speed * self.schedule.batch,
-                "loss": finite_mean(self.log_of_losses.losses[-50:]),
+                "films_per_s": speed * self.in_batch,
+                "loss": finite_mean(self.log_of_losses.latest),
                 "auc": self.progress.history[-1]["auc"] if self.progress.history else None,
                 "seconds_left": (self.total - self.step_now) / max(speed, 1e-9),
             }
@@ -381,10 +357,7 @@ class StageModule(lightning.LightningModule):
         self.scores.append(torch.sigmoid(self.evaluated(batch[self.shown]).float()))
 
     def _validation_aucs(self) -> dict[str, float | None]:
-        """Mean AUC over the labels, `auc`, and that of each, `auc LABEL`; None where its films are not of both classes.
-
-        Without films `auc` alone, None.
-        """
+        """As `watched_aucs`; without films `auc` alone, None."""
         if not self.validation or not self.scores:
             return {"auc": None}
         scores, truth = torch.cat(self.scores).cpu().numpy(), self.validation.films.labels
@@ -392,27 +365,17 @@ class StageModule(lightning.LightningModule):
             scores = distributed.gather_rows(scores)
         if not np.isfinite(scores).all():
             raise self.log_of_losses.diverged(f"by step {self.step_now} predictions were no longer finite")
-        each = zip(self.model.labels, label_aucs(truth, scores), strict=True)
-        return {"auc": macro_auc(truth, scores), **{f"auc {label}": value for label, value in each}}
+        return watched_aucs(self.model.labels, truth, scores)
 
     def on_train_epoch_end(self) -> None:
         self._fetch_losses()
         aucs = self._validation_aucs()
-        value = aucs["auc"]
         self.scores.clear()
-        figures = {"loss": finite_mean(self.log_of_losses.losses), "lr": self.rate}
-        self.log_of_losses.losses.clear()
-        done = self.progress
-        done.history.append({"epoch": done.epoch + 1, "loss": figures["loss"], "auc": value, "lr": self.rate} | aucs)
+        done, figures = self.progress, {"loss": self.progress.loss, "lr": self.rate}
         defined = {name.replace(" ", "/", 1): known for name, known in aucs.items() if known is not None}
         self.track(figures | defined, done.epoch + 1)
-        if value is not None and (done.best is None or value > done.best):
-            done.best, done.epochs_since_best = value, 0
-            if self.schedule.keeps_best:
-                self.best = cpu_copy(self.evaluated.state_dict())
-        else:
-            done.epochs_since_best += 1
+        if done.end_epoch(figures, aucs) and self.schedule.keeps_best:
+            self.best = cpu_copy(self.evaluated.state_dict())
         if self.schedule.patience is not None and done.epochs_since_best >= self.schedule.patience:
             done.stopped = self.trainer.should_stop = True
-        done.epoch, done.batch = done.epoch + 1, 0
         self._save()

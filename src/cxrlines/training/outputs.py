@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from cxrlines.models.classifier import Classifier, Model, TwoStep
+from cxrlines.task import MAP_NAMES
 from cxrlines.training import distributed
 from cxrlines.training.config import StageConfig
 from cxrlines.training.optimizers import reader
 from cxrlines.training.targets.base import Losses, Sums
+from cxrlines.training.targets.maps import kinds_of
 
 
 class Networks(Protocol):
@@ -83,14 +85,29 @@ class Outputs:
     @cached_property
     def all_maps(self) -> Tensor:
         assert self._maps is not None  # read by a target with `reads_maps` alone
-        return _as_float32(self._maps)
+        return _of_all(_as_float32(self._maps), self._reader.map_names)
+
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        return kinds_of(self._reader.map_names, *(teacher.map_names for teacher in self._map_teachers))
 
     @cached_property
     def teacher_maps(self) -> Tensor:
         film = self._batch["film"]
         with torch.no_grad():
-            each = [_as_float32(teacher.features_and_maps(film)[1]).sigmoid() for teacher in self._map_teachers]
+            each = [
+                _of_all(_as_float32(teacher.features_and_maps(film)[1]).sigmoid(), teacher.map_names)
+                for teacher in self._map_teachers
+            ]
         return each[0] if len(each) == 1 else torch.stack(each).mean(dim=0)
+
+
+def _of_all(maps: Tensor, names: Sequence[str]) -> Tensor:
+    """The heatmaps `names` (b, maps, h, w) with all others in `task.MAPS` order; those are 0."""
+    if len(names) == len(MAP_NAMES):
+        return maps
+    none = torch.zeros_like(maps[:, 0])
+    return torch.stack([maps[:, names.index(name)] if name in names else none for name in MAP_NAMES], dim=1)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cxrlines.augment.policy import POLICIES
+from cxrlines.core.errors import Error
 from cxrlines.io.annotations import Line
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.tables import Dataset
@@ -377,6 +378,21 @@ def test_a_tip_that_is_not_seen_after_all_redoes_what_is_taught_by_lines(target,
     lines = dict(before.own.lines) | {"s0": [replace(line, tip_seen=False) for line in before.own.lines["s0"]]}
     after = planned(recipe, material(lines=lines))
     assert redone(planned(recipe, before), after) == ({"plain/only"} if looks else set())
+
+
+def test_a_segmenter_that_saw_no_own_film_needs_none_that_saw_fewer():
+    recipe = recipe_of("two-step")
+    segmenter = {"films": {"set": "b"}, "targets": {"soft_maps": {"file": "w.safetensors", "ancestry": "trusted"}}}
+    steps = planned(changed(recipe, "members.two-step.stages.segmenter", segmenter), wanted=[0])
+    assert list(steps) == [f"two-step/fold0/{stage}" for stage in ("segmenter", "classifier", "longer")]
+    assert [parent.name for parent in steps["two-step/fold0/classifier"].parents] == ["maps"]
+
+
+def test_parts_of_a_batch_that_films_do_not_give_are_refused_before_training():
+    recipe = changed(recipe_of("plain"), "members.plain.stages.only.schedule", {"batch": 64, "accumulate": 64})
+    said = r"members.plain.stages.only.schedule.accumulate: 64 micro-batches do not divide a batch of \d+, all films"
+    with pytest.raises(Error, match=said):
+        planned(recipe)
 
 
 def test_a_moved_landmark_redoes_what_learns_maps_and_who_sees_them():

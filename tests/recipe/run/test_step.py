@@ -21,6 +21,7 @@ from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import load_bundle
+from cxrlines.recipe.run import pipeline as pipeline_module
 from cxrlines.recipe.run import scored_predictions as scored_module
 from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run import training_data as films_module
@@ -407,6 +408,23 @@ def test_an_auc_that_films_cannot_give_is_said_before_training(outside):
     step = next(step for step in plan_of(run, [0]) if step.name == "plain/fold0/only")
     with pytest.raises(Error, match=r"plain/fold0/only: schedule.patience watches the AUC of 1 held-out films, and"):
         do_step(run, step, lambda status: None)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("patience: 2, validate_films: 1", "plain/fold0/only: schedule.patience watches the AUC of 1 held-out films"),
+        ("precision: 16", "members.plain.stages.only.schedule.precision is 16, which needs a GPU"),
+    ],
+)
+def test_what_a_schedule_cannot_have_here_is_said_before_a_step_is_done(phantom, tmp_path, monkeypatch, schedule, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(pipeline_module, "do_plan", lambda *given: pytest.fail("a step is begun"))
+    text = OUTSIDE.split("  public:")[0]
+    (tmp_path / "recipe.yaml").write_text(text)
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"), [f"members.plain.stages.only.schedule={{{schedule}}}"])
+    with pytest.raises(Error, match=said):
+        train(recipe, phantom, tmp_path / "run")
 
 
 def test_a_finished_step_leaves_no_moments_beside_the_next(outside, tmp_path, monkeypatch):

@@ -1,17 +1,19 @@
 """What a step's films come with: maps that are known, and maps by a segmenter that did not see the film."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cxrlines.io.annotations import Line
 from cxrlines.models.classifier import TwoStep
 from cxrlines.models.weights import load_weights
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Role, Run, Step, read_record
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Parent, Role, Run, Step, StepId, read_record
 from cxrlines.recipe.run.pipeline import plan_of, prepare
-from cxrlines.recipe.run.training_data import films_of, load_step, training_films
+from cxrlines.recipe.run.training_data import _segmenters, films_of, load_step, training_films
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS_OF, MAPS, UNKNOWN, Device, Landmark, MapKind, State, label_of
 from cxrlines.training.lineage import read_lineage
@@ -177,3 +179,17 @@ def test_maps_without_an_annotated_film_or_landmark_are_refused(recipe, phantom,
         ValueError, match=r"targets.maps: none of the films has an annotated line or a landmark \(train_an"
     ):
         training_films(run, step, stage, rows, lambda status: None)
+
+
+def test_own_films_are_mapped_by_a_segmenter_that_saw_none_of_them(recipe):
+    external = "{films: {set: b}, targets: {soft_maps: {file: w.safetensors, ancestry: trusted}}}"
+    made = load_recipe(str(recipe), ["external={b: {}}", f"{SEGMENTER}={external}"])
+    step = Step(
+        StepId("two-step", (0,), "classifier"),
+        "x",
+        (Parent(Role.MAPS, StepId("two-step", (0,), "segmenter")),),
+        1,
+        True,
+    )
+    run = SimpleNamespace(folds=pd.Series([0, 1, 2]), recipe=made, films=None)
+    assert _segmenters(run, step, np.array([1, 2])).tolist() == [-1, -1]

@@ -163,7 +163,7 @@ def test_a_field_below_a_value_is_refused_with_the_fields_there_are(write, field
 @pytest.mark.parametrize("place", ["members.one.stages.student", "members.*.stages.stud*", "defaults"])
 @pytest.mark.parametrize(("given", "policy"), [("", "light"), ("films: {augment: hotwater}", "hotwater")])
 def test_a_field_of_a_policy_is_set_whether_it_is_named_or_left_out(write, place, given, policy):
-    path = write(SMALL + (f"defaults: {{{given}}}\n" if given else ""))
+    path = write(SMALL.replace("defaults:\n", f"defaults:\n  {given}\n"))
     stage = load_recipe(path, [f"{place}.films.augment.clahe=0.1"]).members["one"].stages["student"]
     assert stage.films.augment == {"policy": policy, "clahe": 0.1}
 
@@ -290,6 +290,32 @@ def test_not_yaml(write):
         load_recipe(write("a: [1"))
     with pytest.raises(RecipeError, match="holds list"):
         load_recipe(write("- 1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SMALL + "  one: {backbone: resnet18}\n", "(?s)'one' is there twice.*line 11"),
+        (SMALL.replace("{lr: 0.01}", "{lr: 0.01, lr: 0.02}"), "(?s)'lr' is there twice.*line 10"),
+        (SMALL.replace("  one:", "  on:"), "(?s)the name 'on' is no text in YAML; put it in quotes.*line 6"),
+    ],
+)
+def test_a_name_that_is_there_twice_or_is_no_text_is_refused_with_its_line(write, text, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(write(text))
+
+
+def test_a_field_replaces_that_of_a_merge(write):
+    text = (
+        SMALL
+        + """      third: &third {start: student, schedule: {epochs: 7}}
+      fourth: &fourth {<<: *third, start: third}
+      last: {<<: *fourth, start: fourth}
+"""
+    )
+    stages = load_recipe(write(text)).members["one"].stages
+    assert [stages[name].start for name in ("third", "fourth", "last")] == ["student", "third", "fourth"]
+    assert stages["last"].schedule.epochs == 7
 
 
 OUTSIDE = """

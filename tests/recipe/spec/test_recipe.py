@@ -202,6 +202,8 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         # the ensemble
         ({"ensemble": {"members": ["one/teacher"]}}, "ensemble.members names 'one/teacher'; stages of one that read"),
         ({"ensemble": {"members": ["three"]}}, "ensemble.members names 'three'; allowed: one, two"),
+        ({"ensemble": {"members": ["one", "two", "one"]}}, "ensemble.members is one, two, one: name each once"),
+        ({"ensemble": {"members": ["one", "one/finetune"]}}, "name each once; a member alone is its last stage"),
         ({"ensemble": {"how": "median"}}, "'power', 'weighted' or 'fitted'"),
         ({"ensemble": {"power": 0.001}}, "greater than or equal to 0.01"),
         ({"ensemble": {"power": 2}}, "power is 2, but how is mean, and only power reads it; leave it out"),
@@ -244,6 +246,13 @@ def test_sources_are_members_by_their_last_stage_or_any_stage_by_name():
     assert recipe.averaged == ("one", "one/student")
     assert [recipe.source(name) for name in recipe.averaged] == [("one", "finetune"), ("one", "student")]
     assert made().averaged == ("one", "two"), "none named: all"
+
+
+def test_of_a_segmenter_that_saw_external_films_alone_no_stage_saw_own_ones():
+    external = {"films": {"set": "b"}, "targets": {"soft_maps": {"file": "w.safetensors"}}}
+    recipe = made(three={"segmenter": external, "last": {"films": {"maps_of": "segmenter"}}})
+    assert recipe.of_own_films(Source("three", "segmenter")) == []
+    assert recipe.of_own_films(Source("three", "last")) == [recipe.spec(Source("three", "last"))]
 
 
 def test_a_stage_may_see_films_of_its_own_size():

@@ -141,6 +141,7 @@ def test_a_target_says_its_loss():
     [
         ({"gamma": 1}, "gamma is 1, but loss is 'bce'; it belongs to focal"),
         ({"loss": "asymmetric", "alpha": 0.5}, "alpha is 0.5, but loss is 'asymmetric'; it belongs to focal"),
+        ({"loss": "asymmetric", "clip": 1e-9}, "clip is 1e-09: .*allowed: 0, or from 0.0001 on"),
         ({"loss": "focal", "clip": 0.1}, "clip is 0.1, but loss is 'focal'; it belongs to asymmetric"),
         ({"loss": "focal", "class_weights": "balanced"}, "class_weights is 'balanced', but loss is 'focal'"),
         ({"loss": "asymmetric", "class_weights": "balanced"}, "which has gamma_positive and gamma_negative instead"),

@@ -24,7 +24,7 @@ from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.run.step_lineage import made_from
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Source
-from cxrlines.task import LABELS, MAPS, MapKind
+from cxrlines.task import LABELS, MAP_NAMES, MAPS, MapKind
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.lineage import LeakError
 from cxrlines.training.loader import Films, FilmSet
@@ -330,6 +330,18 @@ def test_a_step_teaches_only_films_as_it_saw_them_as_far_as_that_is_known(recipe
         check_file_teacher(recipe, STUDENT, 0)
 
 
+def test_a_file_teaches_the_kinds_that_its_network_learnt(recipe_file, tmp_path):
+    few = Classifier("resnet10t", "gap", weights="none", decoder="unet", maps=list(MAP_NAMES)[:-1])
+    save_weights(tmp_path / "few.safetensors", few.state_dict(), {"config": json.dumps(few.config())})
+    check_file_teacher(taught_by(recipe_file, tmp_path / "few.safetensors"), STUDENT, 0)
+    recipe = taught_by(recipe_file, tmp_path / "few.safetensors", f"{SOFT_MAPS}.kinds=[line, tip, landmark]")
+    with pytest.raises(
+        RecipeError, match=r"soft_maps.kinds names landmark, but .*few.safetensors learns line, tip; name"
+    ):
+        check_file_teacher(recipe, STUDENT, 0)
+    assert network_of(tmp_path / "few.safetensors", ("tip",)).map_names == few.map_names
+
+
 @pytest.mark.parametrize(
     ("flip", "settings", "said"),
     [
@@ -385,4 +397,4 @@ def test_files_that_are_no_network_with_these_heatmaps_are_refused(tmp_path: Pat
         (config | {"maps": ["line ETT", "tip ETT"]}, "gives the heatmaps line ETT, tip ETT; learnt are line ETT, line"),
     ):
         with pytest.raises(ValueError, match=said):
-            network_of(saved(given))
+            network_of(saved(given), ("line",))

@@ -6,8 +6,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from cxrlines.task import LABELS
-from cxrlines.training.module import macro_auc, total_loss
+from cxrlines.training.outputs import total_loss
 from cxrlines.training.targets.labels import balanced_weights, label_loss
+from cxrlines.training.watching import macro_auc
 
 
 def test_unknown_labels_are_left_out_of_loss_and_class_weights() -> None:

@@ -17,11 +17,12 @@ from cxrlines.io.store import StoreError, open_store
 from cxrlines.io.tables import ANNOTATION_TABLE, TEST_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.lab.price.estimate import PUBLISHED, estimate
 from cxrlines.lab.price.plan_text import plan_text
+from cxrlines.recipe.run.checks import check_networks
 from cxrlines.recipe.run.external import ExternalSet, open_set, own_test
 from cxrlines.recipe.run.folder import Inventory, Step, StepId, is_finished, read_record, untraced_files
 from cxrlines.recipe.run.map_teachers import check_file_teacher
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
-from cxrlines.recipe.run.pipeline import check_networks, chosen_folds, folds_for
+from cxrlines.recipe.run.pipeline import chosen_folds, folds_for
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe

@@ -92,11 +92,12 @@ def traced_lines(
     Other arguments, order and errors as of `find_lines`.
     """
     heat, bounds = _checked(maps, bounds, channels)
+    no_tips = np.zeros(maps.shape[1:], np.float32)  # of a network that learnt lines alone
     return [
         line
         for device in Device
         if device in devices and (MapKind.LINE, device) in heat
-        for line in _lines_of(device, heat[MapKind.LINE, device], heat[MapKind.TIP, device], bounds)
+        for line in _lines_of(device, heat[MapKind.LINE, device], heat.get((MapKind.TIP, device), no_tips), bounds)
     ]
 
 

@@ -155,6 +155,11 @@ class Inventory:
             wanted &= np.asarray(self.own.annotated)
         return np.flatnonzero(wanted)
 
+    def landmarks(self, stage: StageSpec) -> set[str]:
+        """The landmarks that some film has which a stage trains on, on whatever fold: its networks are alike on all."""
+        studies = self.own.studies["study"].iloc[self.training(stage, ())].astype(str)
+        return {name for study in studies for name in self.own.landmarks.get(study, {})}
+
     def identity(self, stage: StageSpec, rows: np.ndarray) -> str:
         """Hash of what a stage learns from: the store, and of its rows the studies, labels and, if used, the lines."""
         if stage.films.set != OWN:

@@ -63,7 +63,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
     for file in (
         "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py",
         "training/config.py", "training/targets/base.py", "training/outputs.py", "training/weight_averaging.py",
-        "training/optimizers.py", "training/accumulation.py", "training/watching.py",
+        "training/optimizers.py", "training/accumulation.py", "training/epochs.py", "training/watching.py",
     ):  # fmt: skip
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("TwoStep", "model_of"))
@@ -71,6 +71,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "covered"))
     if decodes or stage.films.maps_of:
         yield CodePart("models/decoders.py")
+        yield CodePart("recipe/run/map_teachers.py", ("learnt_maps",))
         yield CodePart("core/heatmaps.py")
     if stage.films.maps_of:
         yield CodePart("models/classifier.py", ("TwoStep",))

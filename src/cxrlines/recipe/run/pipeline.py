@@ -8,42 +8,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 
-from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing, write_text
 from cxrlines.core.pool import cores
 from cxrlines.core.text import plural
-from cxrlines.io.external.sets import read_external
 from cxrlines.io.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.io.patients import is_phantom, key_name
 from cxrlines.io.prepare import LeaveOut
-from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
-from cxrlines.models.backbones import check_backbone
-from cxrlines.models.classifier import Classifier
 from cxrlines.reading.bundle import PROBE_FILE
 from cxrlines.reading.probe import Probe, embedded_probe, read_probe
+from cxrlines.recipe.run.checks import check_files, check_networks, check_places, check_precision, check_sets
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
-from cxrlines.recipe.run.map_teachers import check_file_teacher
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups, find_patient_groups
-from cxrlines.recipe.run.plan import files_of, make_plan
+from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
+from cxrlines.recipe.run.step import watched_films
 from cxrlines.recipe.run.step_lineage import renew_lineages
-from cxrlines.recipe.spec.load import RecipeError
-from cxrlines.recipe.spec.recipe import Recipe, Source
-from cxrlines.recipe.spec.stage import StageSpec
+from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
 from cxrlines.training.lineage import UntracedError
-from cxrlines.training.optimizers import Frozen, make_optimizer
 from cxrlines.training.targets.base import TEST_SET
 
 STEPS = "steps.json"
@@ -69,13 +61,15 @@ def train(
     """
     say = say if distributed.rank == 0 else lambda text: None
     check_trackers(recipe.tracking.settings(root))
+    if start is None:  # on this machine
+        check_precision(recipe)
     # What is wrong with recipe, tables or folds is refused before anything is written.
     own, drawn = read_tables(recipe, data)
     chosen = chosen_folds(drawn, folds)
     if own.left_out:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in own.left_out.items())
         say(f"{data}: left out are {reasons}; `cxrlines check` names each")
-    _check_sets(recipe)
+    check_sets(recipe)
     fitted = [fold for fold in chosen if recipe.trains(recipe.source(recipe.averaged[0]).member, fold)]
     if recipe.ensemble.how == "fitted" and len(fitted) < 2:
         raise RunError(
@@ -94,7 +88,9 @@ def train(
             _say_films(run, say)
             steps = plan_of(run, folds)
             for step in steps:  # of every fold, before hours of training are spent on others
-                _check_files(recipe, step.key.source, step.key.held[0])
+                check_files(recipe, step.key.source, step.key.held[0])
+                if not run.is_done(step):
+                    watched_films(run, step)
             with distributed.first() as shared:
                 if shared.mine:
                     (root / STEPS).unlink(missing_ok=True)
@@ -132,7 +128,7 @@ def _renew(run: Run, steps: Sequence[Step], say: Callable[[str], None]) -> int:
 def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
     """The training table and the fold of each row; faults of recipe and table are refused before a film is decoded."""
     check_networks(recipe)
-    _check_places(recipe)
+    check_places(recipe)
     if recipe.guard == "refuse" and (files := untraced_files(recipe)):
         field, path = next(iter(files.items()))
         more = f" ({len(files) - 1} more files likewise)" if len(files) > 1 else ""
@@ -148,82 +144,6 @@ def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
         )
     train = read_dataset(data, "train")
     return train, folds_for(recipe, train)
-
-
-def check_networks(recipe: Recipe) -> None:
-    """`RecipeError` where a member names a network that does not exist, or that cannot be trained as a stage says."""
-    for name, member in recipe.members.items():
-        try:
-            check_backbone(member.backbone)
-        except ValueError as error:
-            raise RecipeError(f"members.{name}.{error}") from None
-    networks: dict[tuple[str, str, str | None], Classifier] = {}
-    for source in recipe.sources():
-        schedule, member = recipe.spec(source).schedule, recipe.members[source.member]
-        kind = member.backbone, member.head, recipe.decoder_of(source)
-        if kind[2] or schedule.freeze or schedule.layer_decay < 1 or schedule.checkpoint_gradients:
-            try:
-                if kind not in networks:
-                    with torch.device("meta"):  # names and shapes alone
-                        networks[kind] = Classifier(*kind[:2], weights="none", decoder=kind[2])
-                _check_frozen(networks[kind], recipe.spec(source))
-                make_optimizer(networks[kind], schedule)
-                if schedule.checkpoint_gradients:
-                    networks[kind].backbone.checkpoint_gradients(True)
-            except Error as error:
-                where = f"members.{source.member}.stages.{source.stage}"
-                raise RecipeError(f"{where}.{error.what}", error.way_out) from None
-
-
-def _check_frozen(network: Classifier, stage: StageSpec) -> None:
-    """`Error` for a pattern of `freeze` that matches nothing, or if all is frozen that the stage's targets move."""
-    frozen, named = stage.schedule.freeze, stage.targets.named.items()
-    held = set(map(id, Frozen(network, frozen).parameters))
-    heads = any(target.classifies for key, target in named if key != "features")  # those are the backbone's
-    moved = ("backbone.", *["head."] * heads, *["decoder."] * stage.targets.reads_maps)
-    if not any(name.startswith(moved) and id(each) not in held for name, each in network.named_parameters()):
-        raise Error(
-            f"schedule.freeze: {', '.join([frozen] if isinstance(frozen, str) else frozen)} leaves nothing to train: "
-            f"the stage's targets ({', '.join(stage.targets.named)}) move {', '.join(moved).replace('.', '')} alone",
-            "freeze less, or leave the stage out",
-        )
-
-
-def _check_places(recipe: Recipe) -> None:
-    """`RecipeError` where a folder or file that the recipe needs is not given or not there."""
-    for name in recipe.used_sets:
-        folder = recipe.external[name].folder
-        if folder is None or not Path(folder).is_dir():
-            raise RecipeError(
-                f"external.{name}.folder {f'{folder} is no folder' if folder else 'is not given'}",
-                f"name the folder of its films with --external {name}=FOLDER, or leave out the stages that use it",
-            )
-    probe = recipe.quality.probe
-    if probe not in ("embedded", "none") and not Path(probe).is_file():
-        raise RecipeError(
-            f"quality.probe is {probe!r}: no such file", "it is embedded, none, or a file that `cxrlines quality` wrote"
-        )
-    for source in recipe.sources():
-        _check_files(recipe, source, recipe.first_fold(source.member))
-
-
-def _check_files(recipe: Recipe, source: Source, fold: int) -> None:
-    """`RecipeError` where a file that a stage reads which holds out `fold` is not there, or cannot teach it."""
-    for name, path in files_of(recipe.spec(source), fold).items():
-        if not path.is_file():
-            field = f"members.{source.member}.stages.{source.stage}.{name}.file"
-            raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
-    check_file_teacher(recipe, source, fold)
-
-
-def _check_sets(recipe: Recipe) -> None:
-    """`RecipeError` where a folder of external films cannot be read as such; their tables are read, no film is."""
-    for name in recipe.used_sets:
-        spec = recipe.external[name]
-        try:
-            read_external(Path(spec.folder or ""), laterals=spec.laterals, children=spec.children)
-        except TableError as error:
-            raise RecipeError(f"external.{name}: {error}", f"--external {name}=FOLDER names it") from None
 
 
 def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
@@ -360,7 +280,9 @@ def _conclude(run: Run, steps: Sequence[Step], command: str) -> None:
 
 def _track(run: Run, steps: Sequence[Step]) -> None:
     """The whole run, to its trackers: recipe, lineage, figures, report."""
-    recipe, identity = run.recipe, hashlib.sha256("".join(step.identity for step in steps).encode()).hexdigest()
+    recipe = run.recipe
+    of = [recipe.model_dump_json(), *(step.identity for step in steps)]  # trackers refuse a setting that has changed
+    identity = hashlib.sha256("".join(of).encode()).hexdigest()
     metrics = json.loads((run.root / "metrics.json").read_text())
     figures = {f"macro_auc/{name}": member["macro_auc"] for name, member in metrics["members"].items()}
     with Tracker(

@@ -21,6 +21,8 @@ from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
+from cxrlines.task import MapKind
+from cxrlines.training.epochs import films_in_batch
 from cxrlines.training.targets import SoftTarget
 from cxrlines.training.targets.base import OWN, TEST_SET
 
@@ -69,6 +71,12 @@ class _Plan:
         rows = self.films.training(stage, key.held)
         if not len(rows):
             raise self._no_films(key, stage)
+        if not any(target.selects for target in stage.targets.named.values()):  # else how many films are left?
+            try:
+                films_in_batch(len(rows), stage.schedule)
+            except Error as error:
+                where = f"members.{key.member}.stages.{key.stage}"
+                raise Error(f"{where}.{error.what}", error.way_out) from None
         parents = tuple(self._parents(key, stage))
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -87,6 +95,8 @@ class _Plan:
             "held_out": self.films.own.studies["study"].iloc[self.films.held(key.held)].tolist(),
             "key": key,
         }
+        if stage.targets.maps and MapKind.LANDMARK in stage.targets.maps.kinds:
+            content["landmarks"] = sorted(self.films.landmarks(stage))
         if stage.schedule.keeps_best:  # by the labels of held-out films, of how many ever (validate_films)
             held_out = self.films.held(key.held)
             content["watched"] = self.films.own_identity(held_out, lines=stage.films.view == "overlay")
@@ -108,7 +118,7 @@ class _Plan:
         if stage.films.maps_of:
             maps = key._replace(stage=stage.films.maps_of)
             parents.append(Parent(Role.MAPS, maps))
-            if own:
+            if own and self.recipe.of_own_films(maps.source):  # else it saw none of the films that it maps
                 parents += self._nested(key, Role.MAPS, maps, f"maps of {maps.stage}")
         return parents + (self._teachers(key, stage.targets.soft, own) if stage.targets.soft else [])
 

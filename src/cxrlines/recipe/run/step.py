@@ -23,6 +23,7 @@ from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.models.adopt import Adoption, adopt
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier, Model, TwoStep
+from cxrlines.models.decoders import begun_anew, last_layer
 from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.recipe.run.folder import (
     HELD_OUT,
@@ -36,13 +37,13 @@ from cxrlines.recipe.run.folder import (
     Step,
     StepId,
 )
-from cxrlines.recipe.run.map_teachers import map_teachers
+from cxrlines.recipe.run.map_teachers import decoder_in, kept_maps, known_of, learnt_maps, map_teachers, start_file
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import lineage_record, made_from, refuse_held_out, refuse_test
 from cxrlines.recipe.run.training_data import films_of, load_step, plain_view, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
-from cxrlines.task import MAPS
+from cxrlines.task import MAP_NAMES
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
@@ -141,14 +142,7 @@ def _module(run: Run, step: Step, inputs: _Inputs) -> StageModule:
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
     drawn = (stages[targets.features.of] if targets.features else stage).films
-    rows = _watched(run, stage, inputs.held_out, seed)
-    watched = films_of(run.films.own, run.store, rows, lines=overlay)
-    if stage.schedule.keeps_best and macro_auc(watched.labels, np.zeros_like(watched.labels)) is None:
-        raise Error(
-            f"{step.name}: schedule.{'patience' if stage.schedule.patience else 'keep'} watches the AUC of {len(rows)} "
-            "held-out films, and of no label both classes are among them",
-            "leave it out, or watch more films (schedule.validate_films)",
-        )
+    watched = watched_films(run, step)
     seen = FilmSet(
         films,
         stage.films.augment,
@@ -169,7 +163,7 @@ def _module(run: Run, step: Step, inputs: _Inputs) -> StageModule:
         inputs.model,
         StageConfig(stage.schedule, targets, seed),
         seen,
-        plain if len(rows) else None,
+        plain if len(watched) else None,
         view=stage.films.view,
         teacher=load_step(run, teacher) if teacher else None,
         segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
@@ -244,34 +238,41 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
     """
     torch.manual_seed(_seed(run.recipe.seed, step))
     member = run.recipe.members[step.key.member]
-    channels = 3 if stage.films.view == "overlay" else 1 + len(MAPS) if stage.films.maps_of else 1
+    maps, start = step.parent(Role.MAPS), step.parent(Role.START)
+    shown = decoder_in(run.folder(maps) / WEIGHTS)[1] if maps else ()
+    channels = 3 if stage.films.view == "overlay" else 1 + len(shown)
     origin: Start = "imagenet" if stage.start == "imagenet" else "none"
+    names = learnt_maps(run, step, stage)
     classifier = Classifier(
         member.backbone,
         member.head,
         in_channels=channels,
         weights=origin,
         dropout=member.dropout,
-        decoder=run.recipe.decoder_of(step.key.source),
+        decoder=run.recipe.decoder_of(step.key.source) if names else None,
         exclusive=member.exclusive,
+        maps=names or tuple(MAP_NAMES),
     )
-    if isinstance(stage.start, FileStart):
-        adoption = adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
+    file = start_file(run, step, stage)
+    if file and isinstance(stage.start, FileStart):
+        adoption = adopt(classifier, file, head=stage.start.head == "adopt", config=known_of(file).config)
         return classifier, adoption, adoption.as_dict()
-    maps, start = step.parent(Role.MAPS), step.parent(Role.START)
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
     source: str | dict[str, Any] = classifier.backbone.source
-    if start:
-        tensors, _ = load_weights(run.folder(start) / WEIGHTS)
+    if start and file:
+        tensors, _ = load_weights(file)
         theirs = run.recipe.members[start.member]
-        same = run.recipe.decoder_of(start.source) == run.recipe.decoder_of(step.key.source)
-        begun = [] if same else ["decoder."]
+        kept = kept_maps(run, step, stage)
+        begun = [] if kept else ["decoder."]
         if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
             begun.append("head.")
         parts = tuple(begun)
         fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
         theirs_kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
-        source = {"source": str(start), "adapted": load_into(model, theirs_kept | fresh), "fresh": sorted(fresh)}
+        if kept:
+            theirs_kept |= last_layer(model.state_dict(), names, tensors, kept)
+        adapted = load_into(model, theirs_kept | fresh) + begun_anew(names, kept) * bool(kept)
+        source = {"source": str(start), "adapted": adapted, "fresh": sorted(fresh)}
     return model, None, source
 
 
@@ -280,6 +281,20 @@ def load_segmenter(run: Run, key: StepId) -> Classifier:
     model = load_step(run, key)
     assert isinstance(model, Classifier)  # a stage that learns heatmaps is shown none
     return model
+
+
+def watched_films(run: Run, step: Step) -> Films:
+    """The films whose AUC is watched while a step trains. `Error` where that chooses the epoch, and they have none."""
+    stage = run.recipe.spec(step.key.source)
+    rows = _watched(run, stage, run.films.held(step.key.held), _seed(run.recipe.seed, step))
+    watched = films_of(run.films.own, run.store, rows, lines=stage.films.view == "overlay")
+    if stage.schedule.keeps_best and macro_auc(watched.labels, np.zeros_like(watched.labels)) is None:
+        raise Error(
+            f"{step.name}: schedule.{'patience' if stage.schedule.patience else 'keep'} watches the AUC of {len(rows)} "
+            "held-out films, and of no label both classes are among them",
+            "leave it out, or watch more films (schedule.validate_films)",
+        )
+    return watched
 
 
 def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.ndarray:

@@ -197,8 +197,8 @@ def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
     inner = {fold: place for place, fold in enumerate(step.by_fold(Role.MAPS))}
     segmenter = step.parent(Role.MAPS)
     assert segmenter is not None
-    own = [stage for stage in run.recipe.made_of(segmenter.source) if stage.films.set == OWN]
-    seen = np.isin(rows, np.concatenate([run.films.training(stage, segmenter.held) for stage in own]))
+    own = [run.films.training(stage, segmenter.held) for stage in run.recipe.of_own_films(segmenter.source)]
+    seen = np.isin(rows, np.concatenate(own)) if own else np.zeros(len(rows), bool)
     return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, seen, strict=True)])
 
 

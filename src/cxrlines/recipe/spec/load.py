@@ -96,18 +96,37 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
             f"name a YAML file, or one of {', '.join(known)}{did_you_mean(name_or_path, known)}",
         )
     try:
-        data = yaml.safe_load(text)
+        data = _parsed(text)
         # a YAML alias shared by two members becomes a copy for each
         data = json.loads(json.dumps(data, default=str))
     except yaml.YAMLError as error:
         raise RecipeError(f"{where} is not valid YAML: {error}", "correct it there") from None
-    except (TypeError, ValueError, RecursionError):  # a key that is no text, or an alias that holds itself
-        raise RecipeError(
-            f"{where} holds YAML that is no recipe", "field names are text, and no value contains itself"
-        ) from None
+    except (TypeError, ValueError, RecursionError):  # an alias that holds itself
+        raise RecipeError(f"{where} holds YAML that is no recipe", "no value contains itself") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{where} holds {type(data).__name__}", "a recipe has fields; see docs/recipes.md")
     return data, where
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of which each mapping has a key once, and texts alone as keys."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                what = f"the name {key.value!r} is no text in YAML; put it in quotes"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+def _parsed(text: str) -> Any:
+    """The value of some YAML; `yaml.YAMLError` for none, with its line."""
+    return yaml.load(text, _Loader)
 
 
 def _laid_on(content: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -157,7 +176,7 @@ def _set(data: dict[str, Any], setting: str) -> None:
         lacks = "value" if path else "field"
         raise RecipeError(f"--set {setting!r} has no {lacks}", "write it as path.to.field=value, e.g. --set size=640")
     try:
-        content = yaml.safe_load(value)
+        content = _parsed(value)
     except yaml.YAMLError:
         raise RecipeError(f"--set {setting!r}: {value!r} is not YAML", "put it in quotes") from None
     ways = _matches(data, path.split(".")) if _is_pattern(path) else [tuple(path.split("."))]

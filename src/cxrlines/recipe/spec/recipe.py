@@ -117,6 +117,11 @@ class Recipe(Strict):
                 raise ValueError(f"members.{source.member}.stages.{source.stage}.{error}") from None
         for name in self.ensemble.members:
             self._check_source("ensemble.members names", name)
+        if len({self.source(name) for name in self.ensemble.members}) < len(self.ensemble.members):
+            raise ValueError(
+                f"ensemble.members is {', '.join(self.ensemble.members)}: name each once; a member alone is its last "
+                "stage"
+            )
         self.ensemble.check_weights(self.averaged)
         refuse_circles({source: self.parents(source) for source in self.sources()})
         for name in self.members:
@@ -319,6 +324,10 @@ class Recipe(Strict):
         teacher = Source(source.member, spec.targets.features.of) if spec.targets.features else None
         before = (origin, teacher, *map(self.source, spec.targets.map_teachers))
         return [spec, *(found for other in before if other for found in self.made_of(other))]
+
+    def of_own_films(self, source: Source) -> list[StageSpec]:
+        """Those of `made_of` that train on own films."""
+        return [stage for stage in self.made_of(source) if stage.films.set == OWN]
 
     def saw_flips(self, member: str, stage: str) -> bool:
         """Whether a stage flips films; then every network of it was trained with flips, as it refuses others."""

@@ -174,11 +174,15 @@ class BatchOutputs(Protocol):
 
     @property
     def maps(self) -> "Tensor":
-        """Logits (m, maps, h/2, w/2) of the films `batch["rows"]`."""
+        """Logits (m, maps, h/2, w/2) of the films `batch["rows"]`, in `task.MAPS` order; 0 of one the network lacks."""
 
     @property
     def all_maps(self) -> "Tensor":
         """Logits (b, maps, h/2, w/2) of all films."""
+
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        """The kinds of heatmaps that the network and all frozen teachers of heatmaps give."""
 
     @property
     def teacher_maps(self) -> "Tensor":

@@ -18,6 +18,8 @@ GAMMA = 2.0
 """Of the focal loss, as its authors found best (Lin et al. 2017)."""
 GAMMA_POSITIVE, GAMMA_NEGATIVE, CLIP = 0.0, 4.0, 0.05
 """Of the asymmetric loss, as its authors train on MS-COCO (Ridnik et al. 2021)."""
+LEAST_CLIP = 1e-4
+"""The least clip above 0: beside a probability near 1 single precision has steps of 6e-8."""
 
 Gamma = Annotated[float, Field(ge=0, le=20)]
 _READ_BY = {"gamma": "focal", "alpha": "focal"} | dict.fromkeys(
@@ -53,6 +55,11 @@ class LabelTarget(Target):
         if self.class_weights == "balanced" and self.loss != "bce":
             instead = "alpha" if self.loss == "focal" else "gamma_positive and gamma_negative"
             raise ValueError(f"class_weights is 'balanced', but loss is {self.loss!r}, which has {instead} instead")
+        if self.clip is not None and 0 < self.clip < LEAST_CLIP:
+            raise ValueError(
+                f"clip is {self.clip:g}: so little may be lost in single precision, and the loss of a sure false "
+                f"positive is then infinite; allowed: 0, or from {LEAST_CLIP:g} on"
+            )
         return self
 
     def data(self, films: FilmSource) -> TargetData:

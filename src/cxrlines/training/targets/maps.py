@@ -1,13 +1,13 @@
 """Heatmaps of lines, tips and landmarks as a training target: cross-entropy, Dice, and focal loss of keypoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from cxrlines.core.errors import Error
-from cxrlines.task import LABEL_INDEX, LABELS_OF, MAPS, Device, MapKind
+from cxrlines.task import LABEL_INDEX, LABELS_OF, MAP_NAMES, MAPS, Device, MapKind
 from cxrlines.training.targets.base import BatchOutputs, FilmSource, FilmsSpec, Losses, Sums, Target, TargetData
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ LINE_PIXELS = 20.0
 
 MapKinds = Annotated[tuple[Literal["line", "tip", "landmark"], ...], Field(min_length=1)]
 KINDS: MapKinds = ("line", "tip", "landmark")
+
+
+def kinds_of(*names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of which networks, each with the heatmaps `names`, give all of the vocabulary's."""
+    lacking = {kind for name, (kind, _) in MAP_NAMES.items() if not all(name in given for given in names)}
+    return tuple(kind for kind in KINDS if kind not in lacking)
+
 
 _LINES = sum(kind is MapKind.LINE for kind, _ in MAPS)
 assert all(kind is MapKind.LINE for kind, _ in MAPS[:_LINES])  # slices, since a list of channels makes a GPU wait

@@ -93,23 +93,27 @@ class SoftMapTarget(Target):
                 raise ValueError(
                     f"targets.soft_maps.of is {name!r}; stages that learn heatmaps: {able}{did_you_mean(name, known)}"
                 )
-            teacher = known[name]
-            if lacking := [kind for kind in self.kinds if kind not in teacher.kinds]:
-                raise ValueError(
-                    f"targets.soft_maps.kinds names {', '.join(lacking)}, but {name} learns "
-                    f"{', '.join(teacher.kinds)}; name what it learns"
-                )
-            check_films(f"targets.soft_maps.of is {name!r}", teacher, student)
+            self._check_kinds(name, known[name])
+            check_films(f"targets.soft_maps.of is {name!r}", known[name], student)
 
-    def check_file(self, student: Taught, size: Size | None, flips: bool | None) -> None:
-        """As `check_teachers` for the network of `file`: the size of the films it saw and whether some were flipped.
+    def check_file(self, student: Taught, teacher: Taught) -> None:
+        """As `check_teachers` for the network of `file`.
 
-        None: not known. Then any size is taken, and flips are refused.
+        Of a `teacher` whose films' size is not known any is taken; flips that are not known are refused.
         """
-        check_films(f"targets.soft_maps.file is {self.file!r}", Taught(self.kinds, size, flips), student)
+        self._check_kinds(str(self.file), teacher)
+        check_films(f"targets.soft_maps.file is {self.file!r}", teacher, student)
+
+    def _check_kinds(self, name: str, teacher: Taught) -> None:
+        if lacking := [kind for kind in self.kinds if kind not in teacher.kinds]:
+            raise ValueError(
+                f"targets.soft_maps.kinds names {', '.join(lacking)}, but {name} learns "
+                f"{', '.join(teacher.kinds) or 'none'}; name what it learns"
+            )
 
     def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
-        return soft_maps_loss(outputs.all_maps, outputs.teacher_maps, self.kinds)
+        kinds = [kind for kind in self.kinds if kind in outputs.map_kinds]
+        return soft_maps_loss(outputs.all_maps, outputs.teacher_maps, kinds)
 
     def describe(self) -> tuple[str, str]:
         return f"heatmaps of {' and '.join(self.teachers) or Path(self.file or '').name}", "soft maps"
