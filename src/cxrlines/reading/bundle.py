@@ -44,18 +44,15 @@ def _one_of(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _each_once_with_tips(maps: tuple[str, ...]) -> tuple[str, ...]:
+def _each_once(maps: tuple[str, ...]) -> tuple[str, ...]:
     for name in maps:
-        kind, what = MAP_NAMES[name]
         if maps.count(name) > 1:
             raise ValueError(f"{name!r} is named twice")
-        if kind is MapKind.LINE and (tip := f"{MapKind.TIP} {what.name}") not in maps:
-            raise ValueError(f"{name!r} needs {tip!r} beside it")
     return maps
 
 
 Label = Annotated[str, _one_of(*LABELS)]
-MapNames = Annotated[tuple[Annotated[str, _one_of(*MAP_NAMES)], ...], AfterValidator(_each_once_with_tips)]
+MapNames = Annotated[tuple[Annotated[str, _one_of(*MAP_NAMES)], ...], AfterValidator(_each_once)]
 DeviceName = Annotated[str, _one_of(*Device.__members__)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Logistic = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
 from cxrlines.reading.trace.bounds import Bounds
 from cxrlines.reading.trace.keypoints import SEPARATION
-from cxrlines.reading.trace.lines import MIN_OWN_CONFIDENCE, TIP_PEAK, _confidence, find_landmarks, find_lines
+from cxrlines.reading.trace.lines import TIP_PEAK, find_landmarks, find_lines
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
@@ -235,20 +235,6 @@ def test_a_further_catheter_is_believed_for_what_is_its_own():
     assert np.hypot(*(line.path[0] - to_map(np.array([150, 20])))) < 4
 
 
-def test_what_a_catheter_shares_does_not_count_as_its_own():
-    """One that is alone at both ends counts for these, not for what lies between them."""
-    heat = np.zeros((SIDE, SIDE), np.float32)
-    heat[95:98] = 0.9
-    path = np.stack([np.arange(10.0, 170), np.full(160, 96.0)], axis=1)
-    alone = np.zeros(160, bool)
-    alone[:5] = alone[-5:] = True
-    ends, one = _confidence(path, heat, alone), _confidence(path[:5], heat)
-    assert ends == pytest.approx(_confidence(path[:9], heat))
-    assert one < ends < MIN_OWN_CONFIDENCE < _confidence(path, heat)
-    assert _confidence(path, heat) == _confidence(path, heat, np.ones(160, bool))
-    assert _confidence(path, heat, np.arange(160) % 2 == 0) == 0
-
-
 @pytest.mark.parametrize(("central", "told"), [(0.9, [Device.CVC, Device.SWAN]), (0.6, [Device.SWAN])])
 def test_maps_that_are_not_sure_which_catheter_they_see_tell_one(central, told):
     way = (150, 20), (200, 150), (200, 280)
@@ -290,10 +276,9 @@ def test_maps_of_another_shape_are_refused(shape):
         find_lines(np.zeros(shape, np.float32))
 
 
-def test_heatmaps_of_a_line_without_its_tip_or_named_twice_are_refused():
-    for channels in ([(MapKind.LINE, Device.CVC)], [(MapKind.TIP, Device.CVC)] * 2):
-        with pytest.raises(ValueError, match="channels"):
-            find_lines(np.zeros((len(channels), SIDE, SIDE), np.float32), channels=channels)
+def test_heatmaps_that_are_named_twice_are_refused():
+    with pytest.raises(ValueError, match="channels"):
+        find_lines(np.zeros((2, SIDE, SIDE), np.float32), channels=[(MapKind.TIP, Device.CVC)] * 2)
 
 
 def test_maps_that_are_no_numbers_are_refused():

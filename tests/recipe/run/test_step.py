@@ -613,7 +613,7 @@ def test_films_are_drawn_sampled_and_mixed_as_the_recipe_says(phantom, tmp_path,
     monkeypatch.setattr(step_module, "StageModule", stage_module)
     monkeypatch.setattr(step_module, "load_step", lambda run, key: None)
     monkeypatch.setattr(step_module, "load_weights", lambda path: ({}, {}))
-    monkeypatch.setattr(step_module, "load_into", lambda model, tensors: None)
+    monkeypatch.setattr(step_module, "load_into", lambda model, tensors: [])
     monkeypatch.setattr(type(run), "lineage", lambda run, key: Lineage(str(key), frozenset()))
     seen = {}
     for step in plan_of(run, [0]):

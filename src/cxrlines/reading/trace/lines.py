@@ -32,7 +32,9 @@ MIN_CONFIDENCE = 0.7
 SECOND = 0.6
 """Of a device that a patient usually has once, a second line needs this fraction of the first one's weight."""
 MIN_OWN_CONFIDENCE = 0.5
-"""The confidence that a further line of a device needs in what it does not share with those before."""
+"""The confidence that a further line of a device needs in what it does not share with those before. Where that is in
+pieces, its length reaches across what lies between: without, one line fewer was found at as many false positives
+(docs/experiments.md, 2026-11-30)."""
 MIN_ALONE, SURE = 0.15, 0.7
 """A catheter that is alone on less of its course beside one of another device, and has a lower mean probability, is
 that other one read again."""
@@ -75,7 +77,7 @@ def find_lines(
             that is not named.
 
     Raises:
-        ValueError: Heatmaps of another shape, or with values that are not numbers; a line's without its tip's.
+        ValueError: Heatmaps of another shape, or with values that are not numbers; a channel that is named twice.
     """
     return given_lines(traced_lines(maps, bounds, channels), maps, channels, min_confidence)
 
@@ -163,7 +165,7 @@ def _lines_of(device: Device, line_map: np.ndarray, tip_map: np.ndarray, bounds:
         if kept and (spec.exclusive or (not spec.several and weight < SECOND * first_weight)):
             break
         alone = distance_to_others(line.path, [other.path for other in kept]) > BESIDE * scale
-        if kept and _confidence(line.path, line_map, alone) < MIN_OWN_CONFIDENCE:
+        if kept and _confidence(line.path[alone], line_map) < MIN_OWN_CONFIDENCE:
             continue
         first_weight = first_weight or weight
         kept.append(line)
@@ -195,20 +197,16 @@ def _line(device: Device, ending: Ending, line_map: np.ndarray, bounds: Bounds) 
     return Line(device, path, None, confidence, followed_to=last)
 
 
-def _confidence(path: Points, line_map: np.ndarray, alone: np.ndarray | None = None) -> float:
+def _confidence(path: Points, line_map: np.ndarray) -> float:
     """The confidence that a path is a line, from its mean probability p and its length, 0 to 1.
 
     c = p (1 - exp(-length / `USUAL_LENGTH`)), then 1 - (1 - c)^(1 + length / `PIECE`): as if each piece of the path
     were seen on its own.
-
-    `alone`: (n,) bool, the points of the path that count, and the steps between two of them; None: all.
     """
-    alone = np.ones(len(path), bool) if alone is None else alone
-    if alone.sum() < 2:
+    if len(path) < 2:
         return 0.0
-    along = np.cumsum(np.hypot(*np.diff(path, axis=0).T) * (alone[1:] & alone[:-1]))
-    relative = float(along[-1]) / max(line_map.shape)
-    short = min(1.0, float(sample(line_map, path[alone]).mean())) * (1 - float(np.exp(-relative / USUAL_LENGTH)))
+    relative = length(path) / max(line_map.shape)
+    short = min(1.0, float(sample(line_map, path).mean())) * (1 - float(np.exp(-relative / USUAL_LENGTH)))
     return float(1 - (1 - short) ** (1 + relative / PIECE))
 
 
@@ -259,9 +257,8 @@ def _checked(
     maps: np.ndarray, bounds: Bounds | None, channels: Sequence[Channel]
 ) -> tuple[dict[Channel, np.ndarray], Bounds]:
     """The heatmaps by what they show, and the edges of the film."""
-    lines = [what for kind, what in channels if kind is MapKind.LINE]
-    if len(set(channels)) < len(channels) or not {(MapKind.TIP, what) for what in lines} <= set(channels):
-        raise ValueError(f"channels: needs each once, and beside each line's heatmap its tip's; got {list(channels)}")
+    if len(set(channels)) < len(channels):
+        raise ValueError(f"channels: needs each once; got {list(channels)}")
     maps = np.ascontiguousarray(maps, np.float32)
     if maps.ndim != 3 or len(maps) != len(channels) or min(maps.shape[1:]) < 8:
         raise ValueError(f"maps: needs ({len(channels)}, h, w) of at least 8 px a side; got {maps.shape}")
