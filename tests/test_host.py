@@ -84,8 +84,9 @@ def state() -> dict[str, Any]:
     found["signals"] = {number.name: str(signal.getsignal(number)) for number in signal.valid_signals() if number > 0
                         and isinstance(number, signal.Signals)}  # fmt: skip
     found["locale"] = locale.setlocale(locale.LC_ALL)
-    switched_off = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")  # on purpose: tests/test_telemetry.py
-    found["environment"] = {name: value for name, value in os.environ.items() if name not in switched_off}
+    # Two switches are set where the host has not set them, and nothing else: tests/test_telemetry.py.
+    switches = dict.fromkeys(("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"), "1")
+    found["environment"] = switches | dict(os.environ)
     found["cwd"] = str(Path.cwd())
     umask = os.umask(0)
     os.umask(umask)
