@@ -60,7 +60,8 @@ class ScheduleSpec(Strict):
     freeze_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6  # weight decay of all parameters, biases and norms among them
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient (gradient clipping)
-    # auto: bf16 on a GPU that has it, 16 on an older one, 32 on a processor
+    # auto: bf16 on a GPU that has it, 16 on an older one, 32 on a processor. bf16 on a processor is quicker than 32
+    # where it has instructions for it (AVX-512 BF16, AMX), and much slower elsewhere
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
     # decay of the exponential moving average of the weights; smaller in the first steps
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -18,6 +18,7 @@ from cxrlines.training import distributed
 from cxrlines.training.accumulation import Accumulated, Parts
 from cxrlines.training.checkpoint import LossLog, Progress, State, cpu_copy, finite_mean
 from cxrlines.training.config import Report, StageConfig, Track, learning_rate, precision_of, swa_start
+from cxrlines.training.depthwise import DepthwiseIn32
 from cxrlines.training.epochs import Epochs
 from cxrlines.training.loader import FilmSet, View, in_order, load
 from cxrlines.training.mixing import mix
@@ -115,7 +116,7 @@ class StageModule(lightning.LightningModule):
         if self.schedule.checkpoint_gradients:
             backbone.checkpoint_gradients(True)
         try:
-            with as_found():
+            with as_found(), self._on_a_processor():
                 if not self.finished and left > 0:
                     trainer(self.schedule, self.precision, epochs=left, unused=self.leaves_unused).fit(self)
                 if self.schedule.swa_from is not None:
@@ -127,6 +128,11 @@ class StageModule(lightning.LightningModule):
         if self.schedule.keeps_best and self.best:
             return self.best
         return cpu_copy(self.evaluated.state_dict())
+
+    def _on_a_processor(self) -> AbstractContextManager[Any]:
+        """What training in bf16 needs where there is no GPU; a compiled network takes no such mode."""
+        here = self.precision == "bf16" and not torch.cuda.is_available() and not self.schedule.compile
+        return DepthwiseIn32() if here else nullcontext()
 
     def _become_average(self) -> None:
         """Make the model the mean of its weights, with the running statistics that it has on an epoch's films.

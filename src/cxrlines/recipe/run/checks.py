@@ -75,6 +75,20 @@ def check_precision(recipe: Recipe) -> None:
             raise RecipeError(f"{path}.{error.what}", error.way_out) from None
 
 
+def slow_precision(recipe: Recipe) -> str | None:
+    """A sentence where a stage is to be trained in bf16 on an x86 processor without instructions for it, else None."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.13 has none
+    has = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    if has or capabilities.get("architecture") != "x86_64" or torch.cuda.is_available():
+        return None
+    if all(stage.schedule.precision != "bf16" for _, stage in recipe.stages()):
+        return None
+    return (
+        "schedule.precision is bf16, which this processor emulates (it has neither AVX-512 BF16 nor AMX): training may "
+        "take ten times as long as in 32"
+    )
+
+
 def check_places(recipe: Recipe) -> None:
     """`RecipeError` where a folder or file that the recipe needs is not given or not there."""
     for name in recipe.used_sets:

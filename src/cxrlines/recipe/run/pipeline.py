@@ -20,7 +20,14 @@ from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.reading.bundle import PROBE_FILE
 from cxrlines.reading.probe import Probe, embedded_probe, read_probe
-from cxrlines.recipe.run.checks import check_files, check_networks, check_places, check_precision, check_sets
+from cxrlines.recipe.run.checks import (
+    check_files,
+    check_networks,
+    check_places,
+    check_precision,
+    check_sets,
+    slow_precision,
+)
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
@@ -63,6 +70,8 @@ def train(
     check_trackers(recipe.tracking.settings(root))
     if start is None:  # on this machine
         check_precision(recipe)
+        if slow := slow_precision(recipe):
+            say(slow)
     # What is wrong with recipe, tables or folds is refused before anything is written.
     own, drawn = read_tables(recipe, data)
     chosen = chosen_folds(drawn, folds)
