@@ -173,6 +173,7 @@ def test_the_table_says_the_figures():
         "-",
         "-",
         "-",
+        "-",
     ]
     assert "ETT state right on 2 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
 
@@ -194,6 +195,15 @@ def test_tips_that_are_given_and_right_given_and_wrong_and_not_given_are_counted
     assert again.tip_counts == told.tip_counts and again.tips_right.value == told.tips_right.value
     row = next(row for row in figures(*films).text().split("tips given")[1].splitlines() if row.startswith("CVC"))
     assert row.split()[1:7] == ["1", "1", "1", "1", "1", "0.33"]
+
+
+def test_a_tube_that_is_followed_beyond_its_marked_end_is_found_as_far_as_marked():
+    path = np.array([[400.0, 0.0], [400.0, 300.0]])
+    faded, tipped = Line(Device.NGT, path, None, followed_to=path[-1]), Line(Device.NGT, path, path[-1])
+    longer = Line(Device.NGT, np.array([[405.0, 0.0], [405.0, 900.0]]), None)
+    found = figures(film([faded], [longer]), film([tipped], [longer]), film([tipped], [tipped])).devices[Device.NGT]
+    assert found.recall.value == pytest.approx(1 / 3) and found.false_positives.value == pytest.approx(2 / 3)
+    assert found.recall_as_far_as_marked.value == pytest.approx(2 / 3)
 
 
 def test_no_films_have_no_figures():

@@ -52,3 +52,18 @@ def test_the_share_of_a_line_along_another():
     assert share_along(one, one, SHAPE) == 1 and share_along(one, one + np.array([21, 0]), SHAPE) == 0
     assert share_along(one, beside, SHAPE) == pytest.approx(0.5, abs=0.05)
     assert share_along(one, one + np.array([900, 0]), SHAPE) == 0
+
+
+def test_beyond_an_end_that_is_no_tip_nothing_counts_where_it_is_asked_for():
+    down = np.array([[400.0, 0.0], [400.0, 300.0]])
+    tip, faded = (Line(Device.NGT, down, *ends) for ends in ((down[-1],), (None, 1.0, down[-1])))
+    longer = Line(Device.NGT, np.array([[405.0, 0.0], [405.0, 300.0], [500.0, 900.0]]), None)
+    for true, asked, pairs in ((faded, True, [(0, 0)]), (faded, False, []), (tip, True, []), (tip, False, [])):
+        assert match([true], [longer], SHAPE, as_far_as_marked=asked) == pairs
+        backwards = replace(longer, path=longer.path[::-1])
+        assert match([true], [backwards], SHAPE, as_far_as_marked=asked) == pairs
+    # What is missing of the true line, or lies beside it, counts all the same; and what is before its first point.
+    beside, short = longer.path + np.array([25, 0]), longer.path[1:]
+    early = np.concatenate([[[405.0, 999.0], [700.0, 500.0]], longer.path])
+    for path in (beside, short, early):
+        assert match([faded], [replace(longer, path=path)], SHAPE, as_far_as_marked=True) == []

@@ -78,6 +78,7 @@ class DeviceFigures:
     matched: int  # of them, found
     dice: Figure  # of all drawn lines of all films together: 2 |both| / (|true| + |found|)
     recall: Figure  # matched / true
+    recall_as_far_as_marked: Figure  # likewise, but for what found lines have beyond true ends that are no tips
     false_positives: Figure  # a film whose lines of it are known: found lines that match no true one
     tip_median: Figure  # distance of found tips from true ones, of matched lines that have both, % of height
     tip_95: Figure  # its 95th percentile
@@ -127,10 +128,20 @@ class LineFigures:
     def text(self) -> str:
         """A table of devices, the false positives of all, and the states that were evaluated."""
         rows: list[Sequence[str]] = [
-            ("device", "true", "matched", "recall", "false positives/film", "Dice", "tip median %", "tip 95th %")
+            (
+                "device",
+                "true",
+                "matched",
+                "recall",
+                "false positives/film",
+                "Dice",
+                "tip median %",
+                "tip 95th %",
+                "recall as far as marked",
+            )
         ]
         for device, f in self.devices.items():
-            cells = (f.recall, f.false_positives, f.dice, f.tip_median, f.tip_95)
+            cells = (f.recall, f.false_positives, f.dice, f.tip_median, f.tip_95, f.recall_as_far_as_marked)
             rows.append((device.name, str(f.true), str(f.matched), *(cell.text() for cell in cells)))
         tips: list[Sequence[str]] = [
             (
@@ -175,6 +186,7 @@ class _Compared(NamedTuple):
     sizes: float
     true: int
     matched: int
+    matched_as_far_as_marked: int
     false_positives: int
     tip_errors: list[float]
     tips: TipCounts
@@ -222,6 +234,7 @@ def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, 
             matched=sum(c.matched for c in compared),
             dice=ratio((2 * c.both for c in compared), (c.sizes for c in compared)),
             recall=ratio((c.matched for c in compared), (c.true for c in compared)),
+            recall_as_far_as_marked=ratio((c.matched_as_far_as_marked for c in compared), (c.true for c in compared)),
             false_positives=ratio(false_positives[device], known[device]),
             tip_median=quantile(tips, 0.5),
             tip_95=quantile(tips, 0.95),
@@ -251,7 +264,7 @@ def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     true = [line for line in film.true if line.device is device and len(on_film_evenly(line.path, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
-        return _Compared(0.0, 0.0, 0, 0, 0, [], TipCounts())
+        return _Compared(0.0, 0.0, 0, 0, 0, 0, [], TipCounts())
     pairs = match(true, found, film.shape, height)
     errors = _errors([(found[j].tip, true[i].tip) for i, j in pairs], height)
     one, other = (_mask(lines, film.shape) for lines in (true, found))
@@ -261,7 +274,8 @@ def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     there = sum(true[i].tip is not None for i, _ in pairs)
     of_all = sum(line.tip is not None for line in found)
     tips = TipCounts(right, len(errors) - right, given - len(errors), there - len(errors), of_all - given)
-    return _Compared(both, sizes, len(true), len(pairs), len(found) - len(pairs), errors, tips)
+    as_marked = len(match(true, found, film.shape, height, as_far_as_marked=True))
+    return _Compared(both, sizes, len(true), len(pairs), as_marked, len(found) - len(pairs), errors, tips)
 
 
 def _mask(lines: Sequence[Line], shape: tuple[int, int]) -> np.ndarray:

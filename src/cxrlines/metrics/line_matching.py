@@ -15,7 +15,12 @@ TOLERANCE = 0.02
 
 
 def match(
-    true: Sequence[Line], found: Sequence[Line], shape: tuple[int, int], height: float | None = None
+    true: Sequence[Line],
+    found: Sequence[Line],
+    shape: tuple[int, int],
+    height: float | None = None,
+    *,
+    as_far_as_marked: bool = False,
 ) -> list[tuple[int, int]]:
     """Pairs of indices of true and found lines of the same device that are the same line.
 
@@ -25,6 +30,8 @@ def match(
     Args:
         shape: (height, width) px of the file.
         height: px of the film once it is upright; None: `shape`'s.
+        as_far_as_marked: a true line that is followed to a point which is no tip goes on from there, nobody knows how
+            far: the points of a found line for which that point is the nearest do not count.
     """
     height = height or shape[0]
     paths, others = ([on_film_evenly(line.path, shape, height) for line in lines] for lines in (true, found))
@@ -34,7 +41,11 @@ def match(
         for j, other in enumerate(others):
             if true[i].device is found[j].device and len(path) and len(other):
                 between = np.hypot(*(path[:, None] - other).transpose(2, 0, 1))
-                distance[i, j] = (between.min(axis=1).mean() + between.min(axis=0).mean()) / 2 / height
+                on = np.ones(len(other), bool)
+                if as_far_as_marked and true[i].followed_to is not None:
+                    on = between.argmin(axis=0) < len(path) - 1
+                if on.any():
+                    distance[i, j] = (between.min(axis=1).mean() + between[:, on].min(axis=0).mean()) / 2 / height
     distance[distance > TOLERANCE] = far
     return [(i, j) for i, j in assigned(distance) if distance[i, j] < far]
 
