@@ -8,8 +8,10 @@ from scipy.optimize import linear_sum_assignment
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
 from cxrlines.reading.trace.bounds import Bounds
+from cxrlines.reading.trace.following import FAINT
 from cxrlines.reading.trace.keypoints import SEPARATION
-from cxrlines.reading.trace.lines import TIP_PEAK, find_landmarks, find_lines
+from cxrlines.reading.trace.lines import TIP_PEAK, _without_loose_start, find_landmarks, find_lines
+from cxrlines.reading.trace.skeleton import HIGH
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
@@ -139,6 +141,30 @@ def test_a_peak_beside_the_film_is_no_landmark_of_it():
     assert find_landmarks(maps, Bounds(120.0, -0.5, 151.5, 191.5)) == {}
     half_off = find_landmarks(maps, Bounds(20.4, -0.5, 151.5, 191.5))[Landmark.CARINA]
     assert half_off.xy[0] == 20.4, "of a peak on the very edge the place is on the film"
+
+
+def test_a_path_begins_where_the_heatmap_shows_it_best():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        heat = np.zeros((5, 40), np.float32)
+        heat[2] = rng.choice([0.0, 0.02, 0.1, 0.5, 0.9], 40) * np.repeat(rng.random(8) < 0.6, 5)
+        gain = np.log(np.maximum(heat[2], FAINT) / HIGH)
+        kept = _without_loose_start(np.array([[0.0, 2.0], [39.0, 2.0]]), heat)
+        first, last = kept[[0, -1], 0].astype(int)
+        assert last == 39 and len(kept) >= 2
+        assert gain[first:].sum() == pytest.approx(max(gain[k:].sum() for k in range(39)), abs=1e-5)
+
+
+@pytest.mark.parametrize(("length", "joined"), [(6, False), (45, True)])
+def test_what_lies_beyond_a_gap_belongs_to_a_line_where_it_is_worth_the_gap(length, joined):
+    """A catheter from the right; beyond a gap at its first point there is more in its direction."""
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[2, 95:98, 60:140] = 0.9
+    maps[2, 95:98, 174 - length : 174] = 0.4
+    y, x = np.mgrid[:SIDE, :SIDE]
+    maps[6] = np.exp(-((x - 60) ** 2 + (y - 96) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
+    (line,) = find_lines(maps, min_confidence={"CVC": 0.5})
+    assert line.tip is not None and (line.path[0, 0] > 160) == joined
 
 
 def test_confidence_grows_with_probability_and_with_length():

@@ -14,8 +14,9 @@ from cxrlines.core.polyline import Points, length, resample
 from cxrlines.reading.trace.bounds import EDGE, Bounds, end_direction, to_edge
 from cxrlines.reading.trace.centerlines import sample, trace
 from cxrlines.reading.trace.endings import BESIDE, DOWNWARD, Ending, directed, distance_to_others
-from cxrlines.reading.trace.following import extension
+from cxrlines.reading.trace.following import FAINT, extension
 from cxrlines.reading.trace.keypoints import SEPARATION, find_keypoints
+from cxrlines.reading.trace.skeleton import HIGH
 from cxrlines.task import DEVICES, MAPS, Device, Landmark, MapKind
 
 MIN_LENGTH = 0.05
@@ -67,7 +68,8 @@ def find_lines(
     if it reaches `TIP_PEAK` there. The rest are followed to their last point.
 
     A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
-    raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability.
+    raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability. What was joined to its
+    start across a gap is cut off after that, if it is not worth the gap (`_without_loose_start`).
 
     Args:
         maps: (maps, h, w) float32 in [0, 1].
@@ -189,12 +191,25 @@ def _line(device: Device, ending: Ending, line_map: np.ndarray, bounds: Bounds) 
     confidence = _confidence(path, line_map)
     if ending.tip is not None:
         confidence += (1 - confidence) * confidence * ending.tip.confidence
+    path = _without_loose_start(path, line_map)
     last = path[-1].copy()
     if leaves:
         return Line(device, path, None, confidence)
     if tip_seen:
         return Line(device, path, last, confidence)
     return Line(device, path, None, confidence, followed_to=last)
+
+
+def _without_loose_start(path: Points, line_map: np.ndarray) -> Points:
+    """A path from where the heatmap shows it best: of all its ends that of the greatest sum of log(p / `HIGH`).
+
+    So what lies before a gap is kept where it is worth the gap. The last point stays: how far a line is followed is
+    what counts for whoever looks for its tip.
+    """
+    path = resample(path, 1.0)
+    sums = np.log(np.maximum(sample(line_map, path), FAINT) / HIGH).cumsum()
+    start = int(np.argmin([0.0, *sums[:-2]]))
+    return path[start:]
 
 
 def _confidence(path: Points, line_map: np.ndarray) -> float:
