@@ -68,8 +68,8 @@ def find_lines(
     if it reaches `TIP_PEAK` there. The rest are followed to their last point.
 
     A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
-    raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability. What was joined to its
-    start across a gap is cut off after that, if it is not worth the gap (`_without_loose_start`).
+    raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability. What was joined to a
+    central catheter's start across a gap is cut off after that, if it is not worth the gap (`_without_loose_start`).
 
     Args:
         maps: (maps, h, w) float32 in [0, 1].
@@ -191,7 +191,8 @@ def _line(device: Device, ending: Ending, line_map: np.ndarray, bounds: Bounds) 
     confidence = _confidence(path, line_map)
     if ending.tip is not None:
         confidence += (1 - confidence) * confidence * ending.tip.confidence
-    path = _without_loose_start(path, line_map)
+    if device is Device.CVC:  # tubes come from above alone; a Swan-Ganz catheter's start may be shown as a CVC's
+        path = _without_loose_start(path, line_map)
     last = path[-1].copy()
     if leaves:
         return Line(device, path, None, confidence)
