@@ -51,10 +51,13 @@ def test_outputs_are_those_of_bf16_and_gradients_nearer_to_those_of_32_bits(name
 def test_all_else_is_left_as_it_is():
     torch.manual_seed(0)
     x = torch.randn(2, 6, 9, 9, requires_grad=True)
-    for layer, bf16 in ((nn.Conv2d(6, 6, 3), True), (nn.Conv2d(6, 6, 3, groups=2), True), (LAYERS["bias"](), False)):
+    named = nn.Conv2d(6, 6, 3, padding="same", groups=6)
+    dense, grouped = nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3, groups=2)
+    for layer, bf16 in ((dense, True), (grouped, True), (named, True), (LAYERS["bias"](), False)):
         with DepthwiseIn32(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = layer(x)
         assert out.grad_fn is not None and "Depthwise" not in out.grad_fn.name()
+        out.float().sum().backward()
 
 
 def test_what_is_frozen_gets_no_gradient():

@@ -22,8 +22,9 @@ class DepthwiseIn32(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        # PyTorch's and timm's layers give all seven arguments by position, (b, c, h, w) films and (c, 1, k, k) weights.
-        if func is torch.conv2d and len(args) == 7 and not kwargs:
+        # PyTorch's and timm's layers give all seven arguments by position, (b, c, h, w) films and (c, 1, k, k) weights,
+        # and stride, padding and dilation as tuples; a padding by name is left as it is.
+        if func is torch.conv2d and len(args) == 7 and all(isinstance(option, tuple) for option in args[3:6]):
             weight, groups = args[1], args[6]
             if weight.shape[1] == 1 < groups and torch.is_autocast_enabled("cpu"):
                 return _Depthwise.apply(*args)
