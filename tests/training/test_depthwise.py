@@ -77,9 +77,15 @@ def test_every_depthwise_convolution_of_a_network_is_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "compiled", "used"), [("bf16", False, True), ("32", False, False), ("bf16", True, False)]
+    ("schedule", "used"),
+    [
+        ({"precision": "bf16"}, True),
+        ({"precision": "32"}, False),
+        ({"precision": "bf16", "compile": True}, False),
+        ({"precision": "bf16", "checkpoint_gradients": True}, False),  # they are computed again outside of it
+    ],
 )
-def test_training_in_bf16_without_a_gpu_uses_it(monkeypatch, precision, compiled, used):
+def test_training_in_bf16_without_a_gpu_uses_it(monkeypatch, schedule, used):
     entered = []
 
     class Seen(DepthwiseIn32):
@@ -90,7 +96,6 @@ def test_training_in_bf16_without_a_gpu_uses_it(monkeypatch, precision, compiled
     monkeypatch.setattr(module, "DepthwiseIn32", Seen)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(nn.Module, "compile", lambda self: None)
-    network = Classifier("resnet10t", "gap", weights="none")
-    fit = config(precision=precision, compile=compiled)
-    StageModule(network, fit, FilmSet(films(6), "none", 32, seed=0), None, view="plain").fit()
+    network = Classifier("mobilenetv3_small_050", "gap", weights="none")
+    StageModule(network, config(**schedule), FilmSet(films(6), "none", 32, seed=0), None, view="plain").fit()
     assert bool(entered) is used

@@ -130,8 +130,12 @@ class StageModule(lightning.LightningModule):
         return cpu_copy(self.evaluated.state_dict())
 
     def _on_a_processor(self) -> AbstractContextManager[Any]:
-        """What training in bf16 needs where there is no GPU; a compiled network takes no such mode."""
-        here = self.precision == "bf16" and not torch.cuda.is_available() and not self.schedule.compile
+        """What training in bf16 needs where there is no GPU.
+
+        A compiled network takes no such mode, and layers that are computed again for their gradients are not in it.
+        """
+        plain = not self.schedule.compile and not self.schedule.checkpoint_gradients
+        here = self.precision == "bf16" and not torch.cuda.is_available() and plain
         return DepthwiseIn32() if here else nullcontext()
 
     def _become_average(self) -> None:
