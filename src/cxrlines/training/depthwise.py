@@ -40,8 +40,8 @@ class _Depthwise(torch.autograd.Function):
         return torch.conv2d(x, weight, bias, *options)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
         wanted = list(ctx.needs_input_grad[:3])
         found = torch.ops.aten.convolution_backward(
