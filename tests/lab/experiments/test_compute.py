@@ -2,9 +2,22 @@
 
 import numpy as np
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
+from cxrlines.io.store import build_store
+from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments import compute
-from cxrlines.lab.experiments.compute import DECODER, PASSES, compute_of, kind_of, measure
+from cxrlines.lab.experiments.compute import (
+    DECODER,
+    EPOCHS,
+    MAPS_OF_SOME,
+    PASSES,
+    _stage_of,
+    compute_of,
+    kind_of,
+    measure,
+)
+from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.folder import Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 
@@ -53,10 +66,33 @@ def test_steps_add_up_and_a_step_is_a_batch_at_least():
     assert compute_of(recipe(teacher=0.1), steps, annotated=1) == pytest.approx(expected)
 
 
-def test_every_kind_is_measured(tmp_path, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
     monkeypatch.setattr(compute, "BACKBONE", "resnet10t")
     monkeypatch.setattr(compute, "BATCH", 4)
+
+
+def test_every_kind_is_measured(tmp_path, small):
     seconds = measure(tmp_path, films=40, size=64, rounds=1)
-    assert set(seconds) == {*PASSES, compute.MAPS_OF_SOME}
+    assert set(seconds) == {*PASSES, MAPS_OF_SOME}
     assert all(np.isfinite(each) and each > 0 for each in seconds.values())
-    assert seconds["maps_of"] > seconds["plain"], "a segmenter runs besides"
+
+
+def test_a_kind_computes_what_it_is_measured_for(tmp_path, small):
+    """Counted in operations, which are the same on every machine; seconds of so small a stage are not in this order."""
+    write_phantom(tmp_path / "own", studies=40, test=0, seed=0, size=128, annotated=0.3, workers=1)
+    dataset = read_dataset(tmp_path / "own")
+    store = build_store(dataset, tmp_path / "store", size=72, aspect="stretch", workers=1)
+
+    def operations(kind: str) -> float:
+        """Floating-point operations of a training film, forward and backward."""
+        module = _stage_of(kind, dataset, store, 64, lambda values, epoch: None)
+        with FlopCounterMode(display=False) as counter:
+            module.fit()
+        return counter.get_total_flops() / (EPOCHS * module.per_epoch * compute.BATCH)
+
+    flops = {kind: operations(kind) for kind in (*PASSES, MAPS_OF_SOME)}
+    assert flops["overlay"] > flops["plain"], "three channels in place of one"
+    assert flops["features"] > 1.3 * flops["plain"], "a teacher's forward pass besides"
+    assert flops["maps_of"] > 1.3 * flops["plain"], "a segmenter's forward pass besides"
+    assert flops["maps"] > flops[MAPS_OF_SOME] > flops["plain"], "a decoder besides, for films whose lines are known"
