@@ -247,6 +247,22 @@ def test_a_setting_that_changes_nothing_is_said_once(write):
     assert not said
 
 
+def test_a_setting_that_nothing_reads_is_said(write):
+    said: list[str] = []
+    settings = ["folds.count=7", "folds.seed=3", "tracking.mlflow=http://localhost:5000", "tracking.use=[csv]"]
+    load_recipe(write(WILD), settings, said.append)
+    assert said == [
+        "note: --set 'tracking.mlflow=http://localhost:5000' changes nothing: "
+        "tracking.use is ['csv'], and no tracker there takes it"
+    ]
+    said.clear()
+    load_recipe(write(WILD), [*settings[:3], "folds.file=folds.csv", "tracking.use=[mlflow]"], said.append)
+    assert said == [
+        f"note: --set {setting!r} changes nothing: folds are read from folds.file, and none are drawn"
+        for setting in settings[:2]
+    ]
+
+
 def test_films_kept_smaller_than_they_are_seen_are_said(write):
     said: list[str] = []
     load_recipe(write(WILD), ["size=640", "store.size=[640, 600]"], said.append)

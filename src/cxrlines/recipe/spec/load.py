@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from cxrlines.core.errors import Error
 from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.transform import height_width, size_text
+from cxrlines.recipe.spec.parts import FoldsSpec, TrackingSpec
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.training.targets.base import FilmsSpec
@@ -53,12 +54,30 @@ def load_recipe(
     except ValidationError as error:
         raise RecipeError(_explain(error, where), "docs/reference/recipe-fields.md lists each field") from None
     for setting in dict.fromkeys(given):
-        if _without(data, [other for other in given if other != setting]) == recipe:
-            say(f"note: --set {setting!r} changes nothing: without it the recipe, or another --set, says the same")
+        if without := _without(data, [other for other in given if other != setting]):
+            if without == recipe:
+                say(f"note: --set {setting!r} changes nothing: without it the recipe, or another --set, says the same")
+            elif _as_used(without) == _as_used(recipe):
+                unused = {
+                    "folds": "folds are read from folds.file, and none are drawn",
+                    "tracking": f"tracking.use is {list(recipe.tracking.use)}, and no tracker there takes it",
+                }
+                say(f"note: --set {setting!r} changes nothing: {unused[setting.partition('.')[0]]}")
     if enlarged := _enlarged(recipe):
         kept = size_text(recipe.store.size)
         say(f"note: store.size is {kept}, and {enlarged}: films are kept smaller than they are seen; raise store.size")
     return recipe
+
+
+def _as_used(recipe: Recipe) -> Recipe:
+    """The recipe with the defaults of what it does not use: how folds are drawn beside a file of them, and the
+    addresses of trackers that are not in use."""
+    folds, tracking = recipe.folds, recipe.tracking
+    if folds.file:
+        folds = FoldsSpec(file=folds.file)
+    addresses = {name for name in ("mlflow", "neptune", "wandb") if name not in tracking.use}
+    tracking = TrackingSpec.model_validate(tracking.model_dump(exclude=addresses))
+    return recipe.model_copy(update={"folds": folds, "tracking": tracking})
 
 
 def _enlarged(recipe: Recipe) -> str:
