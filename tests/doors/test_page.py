@@ -191,6 +191,16 @@ def test_window_pan_and_zoom(page):
     narrow = shown(page)
     assert narrow.std() > 1.2 * before.std()  # a narrower window is harder
     page.keyboard.press("r")
+    for key in "n" * 8:
+        page.keyboard.press(key)
+    assert shown(page).std() > 1.2 * before.std()
+    assert page.locator(".readout").first.text_content().endswith("W 127  L 128")
+    for key in "w" * 8 + "dddd" + "bbbb":
+        page.keyboard.press(key)
+    np.testing.assert_array_equal(shown(page), before)
+    page.keyboard.press("d")
+    assert shown(page).mean() < before.mean()
+    page.keyboard.press("r")
     tip = page.locator("svg circle.ring").first
     place = tip.bounding_box()
     at = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
@@ -596,6 +606,16 @@ def test_a_line_is_drawn_and_the_carina_moved_by_the_keyboard(page, tmp_path):
     handles = page.locator("svg circle.handle")
     first, second = (handles.nth(k).bounding_box() for k in range(handles.count()))
     assert (second["x"] - first["x"], second["y"] - first["y"]) == pytest.approx((0, 120), abs=1)
+    for key in (",", "a", "Shift+ArrowRight"):  # the line's last point, a new one before it, which is moved
+        page.keyboard.press(key)
+    drawn(page)
+    assert handles.count() == 3
+    middle, last = (handles.nth(k).bounding_box() for k in (1, 2))
+    assert last == second and middle["x"] > first["x"]
+    assert middle["y"] - first["y"] == pytest.approx(60, abs=1)
+    page.keyboard.press("Delete")
+    drawn(page)
+    assert [handles.nth(k).bounding_box() for k in range(handles.count())] == [first, second]
     carina = "document.querySelector('svg path.carina')?.getAttribute('d')"
     before = page.evaluate(carina)
     for key in (".", ".", "Shift+ArrowUp"):  # the line's end, then the carina
@@ -606,11 +626,41 @@ def test_a_line_is_drawn_and_the_carina_moved_by_the_keyboard(page, tmp_path):
     page.keyboard.press("Control+z")
     drawn(page)
     assert page.evaluate(carina) == before
-    page.keyboard.press("Control+z")
+    for _ in range(4):  # the new point that was taken away, moved and set, and the line
+        page.keyboard.press("Control+z")
     assert page.locator(".correct .name", has_text="drawn").count() == 0
     page.get_by_role("button", name="Draw a line").click()
     page.get_by_role("button", name="Cancel").press("Enter")  # it is not the stage's
     assert page.get_by_role("button", name="Draw a line").is_visible()
+
+
+def test_a_carina_that_was_not_found_is_placed_and_saved(page, project, tmp_path):
+    film = tmp_path / "no_carina.png"
+    Image.open(EXAMPLE).save(film, compress_level=8)  # no film that another test corrects
+
+    def without_carina(route):
+        answer = route.fetch(timeout=1000 * DEADLINE_S)
+        content = answer.json()
+        assert content["findings"]["landmarks"].pop("carina")
+        route.fulfill(response=answer, json=content)
+
+    page.route("**/v1/films", without_carina)
+    drop(page, film)
+    assert page.locator("svg path.carina").count() == 0
+    page.keyboard.press("e")
+    place = page.get_by_role("button", name="Place the carina")
+    place.click()
+    for key in ["ArrowRight"] * 3:
+        page.keyboard.press(key)
+    drawn(page)
+    assert page.locator("svg path.carina").count() == 1 and not place.count()
+    page.get_by_role("button", name="Accept all").click()
+    page.get_by_label("Your name").fill("A reader")
+    page.get_by_role("button", name="Save").click()
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    saved = pd.read_csv(project / "landmarks.csv").query("StudyInstanceUID == 'no_carina'").iloc[0]
+    width, height = Image.open(EXAMPLE).size
+    assert (saved["carina_x"], saved["carina_y"]) == pytest.approx((width / 2 + 3, height / 2), abs=1)
 
 
 def test_a_drawn_line_is_saved_once_its_state_is_chosen(page, project, tmp_path):

@@ -87,7 +87,7 @@ function drawingRow(by) {
       by.refresh();
       by.viewer.stage.focus();
     },
-  }, "Draw a line"));
+  }, "Draw a line"), !by.current.drawn.carina && h("button", { type: "button", onclick: () => by.placeCarina() }, "Place the carina"));
 }
 
 function labelsPart(by) {

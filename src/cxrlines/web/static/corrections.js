@@ -194,6 +194,17 @@ export class Corrector {
     else if (this.held === "point") this._move(this._handles.map((point, k) => (k === this.edit.point ? inside : point)));
   }
 
+  /** A carina that the model did not find, to be moved to its place. */
+  placeCarina() {
+    const { edit, viewer } = this;
+    this.said(() => {
+      edit.landmarks.carina = rounded([viewer.middle])[0];
+      Object.assign(edit, { selected: null, point: "carina" });
+    });
+    viewer.stage.focus();
+    say("The carina is in the middle: drag it to its place, or use the arrow keys");
+  }
+
   up() {
     this.held = null;
     this.dragged = false;
@@ -263,6 +274,12 @@ export class Corrector {
       this.held = edit.point === "carina" ? "carina" : "point";
       this.move(this.viewer, [x + far * ARROWS[key][0], y + far * ARROWS[key][1]]);
       this.up();
+    } else if (key === "a" && edit.point in handles && handles.length > 1) {
+      const next = Math.min(edit.point + 1, handles.length - 1);
+      const halfway = handles[next].map((place, k) => (place + handles[next - 1][k]) / 2);
+      edit.point = next;
+      this._move([...handles.slice(0, next), halfway, ...handles.slice(next)]);
+      say(`New point, ${next + 1} of ${handles.length + 1}`);
     } else if ((key === "Delete" || key === "Backspace") && edit.point in handles && handles.length > 2) {
       const kept = handles.filter((_, k) => k !== edit.point);
       edit.point = null;
@@ -274,7 +291,7 @@ export class Corrector {
   /** The cursor of who draws by keyboard; it begins in the middle of what is seen of the film, and stays in sight. */
   _moveCursor([dx, dy], far) {
     const { viewer, edit: { drawing } } = this;
-    const [x, y] = drawing.cursor ?? viewer.from(viewer.room.map((side) => side / 2));
+    const [x, y] = drawing.cursor ?? viewer.middle;
     const step = drawing.cursor ? far / viewer.view.zoom : 0;
     drawing.cursor = viewer.inside([x + step * dx, y + step * dy]);
     viewer.reveal(drawing.cursor);

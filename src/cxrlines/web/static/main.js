@@ -217,6 +217,7 @@ $("file").addEventListener("change", (event) => {
 const KEYS = {
   f: "fit", z: "actual", i: "invert", r: "window", l: "lines", p: "prior", c: "copy", "?": "help", e: "correct",
 };
+const WINDOW = { w: [16, 0], n: [-16, 0], d: [0, 8], b: [0, -8] };
 const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 document.addEventListener("keydown", (event) => {
@@ -233,6 +234,7 @@ document.addEventListener("keydown", (event) => {
   if (key.length === 1 && key !== " " && !onStage && !$("keys-anywhere").checked) return;
   if (corrector?.key(event, key)) return void event.preventDefault();
   if (ARROWS[key] && (onStage || event.target === document.body)) state.active.pan(...ARROWS[key].map((step) => 60 * step));
+  else if (WINDOW[key]) state.active.window(...WINDOW[key]);
   else if (key === "+" || key === "=") state.active.zoomTo(state.active.view.zoom * 1.25);
   else if (key === "-") state.active.zoomTo(state.active.view.zoom / 1.25);
   else if (key === "j") list.step(1);

@@ -111,6 +111,11 @@ export class Viewer extends EventTarget {
     return [Math.max(0, Math.min(w - 1, x)), Math.max(0, Math.min(h - 1, y))];
   }
 
+  /** The point of the film in the middle of what is seen of it. */
+  get middle() {
+    return this.inside(this.from(this.room.map((side) => side / 2)));
+  }
+
   /** Pan as far as a point of the film needs to be seen. */
   reveal(point) {
     const margin = 20;
@@ -140,6 +145,13 @@ export class Viewer extends EventTarget {
 
   invert() {
     this.gray.inverted = !this.gray.inverted;
+    this.changed();
+  }
+
+  /** The gray window wider and darker than it is, or than another one. */
+  window(wider, darker, { width, level } = this.gray) {
+    this.gray.width = Math.min(510, Math.max(2, width + wider));
+    this.gray.level = Math.min(255, Math.max(0, level + darker));
     this.changed();
   }
 
@@ -252,9 +264,7 @@ export class Viewer extends EventTarget {
         this.pan(dx, dy);
         [drag.x, drag.y] = [event.clientX, event.clientY];
       } else if (Math.hypot(dx, dy) > 3) {
-        this.gray.width = Math.min(510, Math.max(2, drag.gray.width + 0.7 * dx));
-        this.gray.level = Math.min(255, Math.max(0, drag.gray.level + 0.5 * dy));
-        this.changed();
+        this.window(0.7 * dx, 0.5 * dy, drag.gray);
       }
     });
     const end = () => {
