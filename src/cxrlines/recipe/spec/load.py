@@ -58,11 +58,10 @@ def load_recipe(
             if without == recipe:
                 say(f"note: --set {setting!r} changes nothing: without it the recipe, or another --set, says the same")
             elif _as_used(without) == _as_used(recipe):
-                unused = {
-                    "folds": "folds are read from folds.file, and none are drawn",
-                    "tracking": f"tracking.use is {list(recipe.tracking.use)}, and no tracker there takes it",
-                }
-                say(f"note: --set {setting!r} changes nothing: {unused[setting.partition('.')[0]]}")
+                why = f"tracking.use is {list(recipe.tracking.use)}, and no tracker there takes it"
+                if without.folds != recipe.folds:
+                    why = "folds are read from folds.file, and none are drawn"
+                say(f"note: --set {setting!r} changes nothing: {why}")
     if enlarged := _enlarged(recipe):
         kept = size_text(recipe.store.size)
         say(f"note: store.size is {kept}, and {enlarged}: films are kept smaller than they are seen; raise store.size")
