@@ -256,7 +256,6 @@ def test_a_setting_that_nothing_reads_is_said(write):
         "tracking.use is ['csv'], and no tracker there takes it"
     ]
     said.clear()
-    settings[0] = "fol*.count=7"
     load_recipe(write(WILD), [*settings[:3], "folds.file=folds.csv", "tracking.use=[mlflow]"], said.append)
     assert said == [
         f"note: --set {setting!r} changes nothing: folds are read from folds.file, and none are drawn"
