@@ -118,6 +118,9 @@ async function save(by, film, author) {
     author.focus();
     return note(by, film, "Give your name: it is saved with the correction.", true);
   }
+  if (edit.placed && String(edit.placed) === String(edit.landmarks.carina)) {
+    return note(by, film, "The carina is still in the middle: drag it to its place, or undo.", true);
+  }
   const saved = structuredClone(content(edit));
   edit.saving = true;
   note(by, film, "", false);

@@ -198,7 +198,7 @@ export class Corrector {
   placeCarina() {
     const { edit, viewer } = this;
     this.said(() => {
-      edit.landmarks.carina = rounded([viewer.middle])[0];
+      edit.placed = edit.landmarks.carina = rounded([viewer.middle])[0];
       Object.assign(edit, { selected: null, point: "carina" });
     });
     viewer.stage.focus();
