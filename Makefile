@@ -52,7 +52,7 @@ test-doors: $(READY)  ## what meets the outside: Ray, torchrun, clients of track
 	@$(BIN)/python -m pytest -m 'doors and not long'
 
 test-long: $(READY)  ## all tests, the slow ones as well: kill and resume, speeds
-	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600
+	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600 --hypothesis-profile new-examples
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests && $(BIN)/mypy

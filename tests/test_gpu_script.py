@@ -65,7 +65,7 @@ def test_options_it_does_not_have_are_refused(options):
 
 @pytest.mark.doors
 def test_a_part_out_of_time_leaves_the_results_of_the_others(tmp_path):
-    done = run("--device", "cpu", "--minutes", "0.7", "--out", str(tmp_path), "--", "sleep", "60")
+    done = run("--device", "cpu", "--minutes", "2", "--out", str(tmp_path), "--", "sleep", "600")
     assert done.returncode == 1
     parts = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert parts["machine"]["ended"] == "done" and "torch" in parts["machine"]["figures"]

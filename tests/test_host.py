@@ -289,7 +289,7 @@ def host(tmp_path_factory) -> tuple[dict[str, Any], list[int]]:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     assert process.returncode == 0
-    for _ in range(100):  # what ends with its parent needs a moment to notice
+    for _ in range(600):  # what ends with its parent needs a moment to notice
         if not (left := _in_session(process.pid)):
             break
         time.sleep(0.1)

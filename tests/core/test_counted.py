@@ -1,6 +1,7 @@
 """How far work is, on stderr, where there is no terminal."""
 
 import re
+from types import SimpleNamespace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ def always(monkeypatch):
 
 def test_a_line_says_how_much_is_done_and_how_long_the_rest_takes(capsys, monkeypatch):
     times = iter([0.0, 2.0, 4.0, 8.0])
-    monkeypatch.setattr(counted.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(counted, "time", SimpleNamespace(monotonic=lambda: next(times)))
     with counted.counted("reading films") as progress:
         progress(1, 4)
         progress(2, None)
@@ -25,7 +26,7 @@ def test_a_line_says_how_much_is_done_and_how_long_the_rest_takes(capsys, monkey
 
 def test_what_was_done_before_gives_no_line_and_no_speed(capsys, monkeypatch):
     times = iter([0.0, 1.0, 3.0])
-    monkeypatch.setattr(counted.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(counted, "time", SimpleNamespace(monotonic=lambda: next(times)))
     with counted.counted("reading films") as progress:
         progress(90, 100)
         progress(92, 100)
@@ -35,7 +36,7 @@ def test_what_was_done_before_gives_no_line_and_no_speed(capsys, monkeypatch):
 def test_lines_are_half_a_minute_apart(capsys, monkeypatch):
     monkeypatch.setattr(counted, "LINE_EVERY_S", 30.0)
     times = iter([0.0, 29.0, 31.0, 60.0, 61.0])
-    monkeypatch.setattr(counted.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(counted, "time", SimpleNamespace(monotonic=lambda: next(times)))
     with counted.counted("reading films") as progress:
         for done in range(1, 5):
             progress(done, None)

@@ -197,7 +197,8 @@ def test_kills_at_random_moments_lose_nothing(node, orthanc, films):
         time.sleep(rng.uniform(0.05, 0.8))
         if kill % 2:
             for pid in until(running.workers):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         else:
             running.kill()
             running.start()

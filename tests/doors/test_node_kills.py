@@ -51,9 +51,13 @@ def kills(node, pacs, count: int) -> None:
         return (running.queue / "audit.jsonl").read_bytes().count(b"\n")
 
     def work(steps: int) -> None:
-        """Until the node has got on by so much, and a moment: a busy machine takes long for it."""
-        goal = done() + steps
-        until(lambda: done() >= goal, 20 * DEADLINE)
+        """Until the node has got on by so much, or is done, and a moment: a busy machine takes long for it."""
+        goal, due_now = done() + steps, 2 * (number + 1)
+
+        def idle() -> bool:
+            return len(acknowledged) == due_now == running.status()["films"]["delivered"]
+
+        until(lambda: done() >= goal or idle(), 20 * DEADLINE)
         time.sleep(rng.uniform(0, 0.1))
 
     sender = threading.Thread(target=send, daemon=True)

@@ -202,6 +202,7 @@ def test_window_pan_and_zoom(page):
     assert shown(page).mean() < before.mean()
     page.keyboard.press("r")
     tip = page.locator("svg circle.ring").first
+    drawn(page)
     place = tip.bounding_box()
     at = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
     page.mouse.move(*at)
@@ -325,6 +326,7 @@ def test_films_that_are_removed_while_they_are_read_hold_up_no_other(page, tmp_p
     page.route("**/v1/films", lambda route: held.append(route) if len(held) < 2 else route.continue_())
     page.set_input_files("#file", [str(film) for film in films])
     page.locator(".film.reading").nth(1).wait_for()
+    until(page, lambda: len(held) == 2)
     for _ in range(2):
         page.locator("li:has(.film.reading) .remove").first.click()
     for route in held:

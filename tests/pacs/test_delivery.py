@@ -193,11 +193,8 @@ class TestStorageNode:
         """A node that takes films of one class alone."""
         ae = AE("PACS")
         ae.add_supported_context(DX)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)])
-        yield Peer(aet="PACS", host="127.0.0.1", port=port)
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)])
+        yield Peer(aet="PACS", host="127.0.0.1", port=server.server_address[1])
         server.shutdown()
 
     @pytest.fixture
@@ -256,7 +253,6 @@ class TestStorageNode:
             assert {one.tag: one.value for one in came} == {one.tag: one.value for one in pydicom.dcmread(path)}
 
     def test_a_result_has_time_by_its_size_and_what_went_wrong_is_said(self, listener, make_result, monkeypatch):
-        monkeypatch.setattr(delivery, "TIMEOUT_S", 0.5)
         slow, aborted = threading.Event(), threading.Event()
 
         def store(event):
@@ -270,14 +266,16 @@ class TestStorageNode:
 
         path, peer = make_result(), listener(store)
         size = path.stat().st_size
+        node = StorageNode(peer, "CXRLINES")  # with the usual time for its connection
+        monkeypatch.setattr(delivery, "TIMEOUT_S", 0.5)
         with monkeypatch.context() as patched:
             patched.setattr(delivery, "SLOWEST", size / 2)  # 2.5 s
-            assert [*StorageNode(peer, "CXRLINES").send([path])] == [Answer(Verdict.TAKEN)]
+            assert [*node.send([path])] == [Answer(Verdict.TAKEN)]
             slow.set()
             words = f"no answer within 2 s, for {size} bytes"
-            assert [*StorageNode(peer, "CXRLINES").send([path])] == [Answer(Verdict.DEFERRED, words)]
+            assert [*node.send([path])] == [Answer(Verdict.DEFERRED, words)]
             aborted.set()
-            assert [*StorageNode(peer, "CXRLINES").send([path])] == [Answer(Verdict.DEFERRED, CUT)]
+            assert [*node.send([path])] == [Answer(Verdict.DEFERRED, CUT)]
         assert allowed_s(path) == pytest.approx(0.5 + size / SLOWEST)
 
     def test_what_is_being_sent_can_be_cut(self, listener, make_result):
@@ -358,7 +356,7 @@ class TestStowService:
         assert [method for method, _ in service.asked] == ["POST"]
 
     def test_an_answer_byte_by_byte_has_a_time_too(self, result, monkeypatch):
-        monkeypatch.setattr(delivery, "TIMEOUT_S", 0.5)
+        monkeypatch.setattr(delivery, "TIMEOUT_S", 1.5)
         with socket.create_server(("127.0.0.1", 0)) as server:
 
             def trickle():
@@ -370,7 +368,7 @@ class TestStowService:
 
             threading.Thread(target=trickle, daemon=True).start()
             to = StowService(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web")
-            words = f"no answer within 1 s, for {result.stat().st_size} bytes"
+            words = f"no answer within 3 s, for {result.stat().st_size} bytes"
             assert [*to.send([result])] == [Answer(Verdict.DEFERRED, words)]
 
     def test_errors_pass_as_they_are(self, service, result):

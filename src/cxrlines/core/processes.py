@@ -142,8 +142,8 @@ else:
 
 def _kill(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:
     if os.getpid() == owner:  # the exit of a fork ends nothing
+        process.kill()  # first: a process whose connection ends may end by itself meanwhile
         connection.close()
-        process.kill()
         process.wait()
 
 

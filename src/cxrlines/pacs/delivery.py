@@ -194,6 +194,11 @@ class StowService:
                     yield Answer(Verdict.DEFERRED, why)
                     return
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
+            except Unreachable:  # also of an answer that was cut within its head, as its time was over
+                if (why := _no_answer(path, begun, allowed)) == CUT:
+                    raise
+                yield Answer(Verdict.DEFERRED, why)
+                return
             else:
                 yield answer_to_stow(reply, str(result.SOPInstanceUID))
             finally:

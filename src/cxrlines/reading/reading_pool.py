@@ -97,13 +97,12 @@ class ReadingPool:
     def close(self, *, drain: bool = True) -> None:
         """End the workers, with `drain` once every film given is read; without, futures are cancelled or end in a
         `ReadingFault`."""
-        if drain:
-            self._threads.shutdown()
+        self._threads.shutdown(wait=drain, cancel_futures=not drain)  # first: whose worker dies takes the next film
         with self._lock:
             self._stopped = True
             for child in self._children:
                 child.process.kill()  # and no more: a thread may be at its connection
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown()
         for child in self._children:
             child.kill()
 
