@@ -1,8 +1,8 @@
 """How far work is, on stderr, where there is no terminal."""
 
 import re
-from types import SimpleNamespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 

@@ -576,6 +576,10 @@ class TestRowsAndProblems:
             ("a-1", "A-1.png", "A-1.png"),
             ("1.2.3", "1.2.3.dcm.gz", "1.2.3.dcm.gz"),
             ("1.2.3", "1.2.3/1.dcm", "1.2.3"),
+            ("train/1.2.3.png", "1.2.3.png", "1.2.3.png"),
+            (r"C:\films\1.2.3", "1.2.3.png", "1.2.3.png"),
+            ("'1.2.3", "1.2.3.png", "1.2.3.png"),
+            ('="1.2.3"', "1.2.3.png", "1.2.3.png"),
         ],
     )
     def test_a_missing_film_names_what_is_there_instead(self, folder, study, film, instead):

@@ -628,11 +628,17 @@ class TestBadFilms:
     def test_no_file_no_film(self, tmp_path):
         (tmp_path / "empty.png").touch()
         (tmp_path / "text.png").write_text("not a film at all, but long enough to look at")
+        (tmp_path / "phone.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+        (tmp_path / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+        (tmp_path / "sound.png").write_bytes(b"RIFF\x24\0\0\0WAVEfmt " + bytes(200))
         for name, said in (
             ("none.png", "cannot be read (No such file"),
             ("", "is a folder; name the film in it"),
             ("empty.png", "is empty (0 bytes)"),
             ("text.png", "is not a film; JPEG, PNG, TIFF and DICOM are read"),
+            ("phone.png", "is a HEIC image; save it as PNG"),
+            ("pointer.png", "is a pointer of Git LFS, and not the film itself; fetch it with `git lfs pull`"),
+            ("sound.png", "is not a film"),
         ):
             with pytest.raises(FilmError) as caught:
                 read_film(tmp_path / name)

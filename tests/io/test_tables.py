@@ -196,6 +196,9 @@ class TestReadDataset:
         assert dataset.studies["study"].tolist()[0] == "deep/film-of-no-suffix"
         assert len(dataset.studies) == 12 and not dataset.annotated.any()
         assert dataset.left_out == {"file that is no film": 1}
+        (root / "other.bmp").write_bytes(b"BM" + bytes(200))
+        left_out = {"file that is no film": 1, "BMP image, which is not read; save it as PNG": 1}
+        assert read_dataset(root).left_out == left_out
 
     def test_a_compressed_table_alone_is_not_read_as_a_plain_folder(self, folder):
         table = folder.write() / "train.csv"

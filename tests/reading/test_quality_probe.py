@@ -93,16 +93,17 @@ def test_a_lateral_view_and_a_film_of_one_gray_value_are_refused_with_the_reason
 
 def test_what_is_too_wide_or_too_high_for_one_film_is_refused_by_its_true_proportions() -> None:
     """Two films side by side, and a stretched one; pixels that are not square by the header count as they are."""
-    for shape, aspect, one in [
-        ((200, 320), 1.0, True), ((320, 200), 1.0, True), ((200, 330), 1.0, False), ((330, 200), 1.0, False),
-        ((300, 300), 1.5, True), ((300, 300), 1.7, False), ((300, 300), 0.5, False),
-        ((200, 330), 1.5, True), ((330, 200), 0.7, True), ((300, 200), 1.5, False),
+    one, wide, no = [], [Code.PERHAPS_NO_CHEST_FILM], [Code.NOT_A_CHEST_FILM]
+    for shape, aspect, noted in [
+        ((200, 320), 1.0, wide), ((320, 200), 1.0, one), ((200, 330), 1.0, no), ((330, 200), 1.0, no),
+        ((300, 300), 1.5, one), ((300, 300), 1.7, no), ((300, 300), 0.5, no), ((300, 300), 0.7, wide),
+        ((200, 330), 1.5, one), ((330, 200), 0.7, one), ((300, 200), 1.5, no),
+        ((200, 270), 1.0, one), ((200, 271), 1.0, wide),
     ]:  # fmt: skip
         film = Film(_film(shape=shape), "DICOM", 8, pixel_aspect=aspect)
         ruled_by = by_rule(film, film.pixels)
-        assert ruled_by.usable == one, (shape, aspect)
-        assert _codes(ruled_by) == ([] if one else [Code.NOT_A_CHEST_FILM])
-        assert one or "give each alone" in ruled_by.notes[0].text
+        assert ruled_by.usable == (noted != no) and _codes(ruled_by) == noted, (shape, aspect)
+        assert noted == one or "give each alone" in ruled_by.notes[0].text
     framed = Film(np.pad(_film(shape=(150, 150)), ((0, 0), (100, 100)), constant_values=255), "PNG", 8)
     assert assess(framed, None)[0].usable, "a frame is no part of the film"
     for gate in ("not-films", "doubtful"):
@@ -117,6 +118,61 @@ def test_the_percentiles_of_a_film_are_those_of_its_pixels() -> None:
         percents = tuple(rng.uniform(0, 100, 3))
         found = preparing._percentiles(gray.T[::2], percents)
         np.testing.assert_allclose(found, np.percentile(gray.T[::2], percents), atol=1e-9)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("low", [0, 90])
+def test_a_film_of_few_grays_is_spread_as_its_full_contrast_is_seen(low: int, inverted: bool) -> None:
+    full = cv2.GaussianBlur(_film(shape=(400, 360)), (0, 0), 9)
+    full = cv2.normalize(full, None, 0, 255, cv2.NORM_MINMAX)
+    full = 255 - full if inverted else full
+    seen = prepare(Film(full, "PNG", 8), 128, "stretch")
+    wanted = np.interp(seen.pixels, np.percentile(full, (0.5, 99.5)), (0, 255))
+    for levels, noted in ((85, "were spread before it was read"), (24, "export it with its full contrast")):
+        few = (full // round(256 / levels) + low).astype(np.uint8)
+        before = few.copy()
+        made = prepare(Film(few, "PNG", 8), 128, "stretch")
+        np.testing.assert_array_equal(few, before)
+        assert made.quality.usable and _codes(made.quality) == [Code.LOW_CONTRAST]
+        assert made.quality.notes[0].text.endswith(noted)
+        assert np.abs(made.pixels - wanted).mean() < 255 / levels
+        assert (made.placement, made.within) == (seen.placement, seen.within)
+    assert not seen.quality.notes, "a film of full contrast stays as it is"
+    assert not by_rule(Film(full // 16, "PNG", 8), full // 16).usable
+
+
+@pytest.mark.parametrize("quality", [None, 92])
+@pytest.mark.parametrize("margins", [(0, 300), (110, 110), (250, 0)])
+def test_a_dark_frame_with_letters_is_cut_off_as_one_without_is(margins: tuple[int, int], quality: int | None) -> None:
+    down, across = margins
+    film = cv2.normalize(cv2.GaussianBlur(_film(shape=(700, 700)), (0, 0), 9), None, 20, 255, cv2.NORM_MINMAX)
+    shot = np.pad(film, ((down, down), (across, across)))
+    height, width = shot.shape
+    for at in ((5, 25), (width - 110, 25), (5, height - 8), (width - 110, height - 8)):
+        if across or at[1] < down or at[1] > height - down:
+            cv2.putText(shot, "NAME^X 1", at, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 1)
+    if quality is not None:
+        shot = cv2.imdecode(cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+    rows, columns = within_frame(shot)
+    wanted = (down, down + 700, across, across + 700)
+    off = np.abs(np.subtract((rows.start, rows.stop, columns.start, columns.stop), wanted))
+    assert off.max() <= (8 if quality else 0)
+
+
+def test_the_dark_margin_of_a_film_is_no_frame() -> None:
+    """It has noise, ends slowly, or is narrow."""
+    rng = np.random.default_rng(0)
+    film = cv2.normalize(cv2.GaussianBlur(_film(shape=(500, 500)), (0, 0), 9), None, 40, 255, cv2.NORM_MINMAX)
+    noisy = np.pad(film, 60)
+    noisy = np.maximum(noisy, rng.integers(0, 9, noisy.shape).astype(np.uint8))
+    slow = (film * np.clip(np.arange(500) / 400 - 0.1, 0, 1)).astype(np.uint8)
+    slow[::40, :60] = 90
+    narrow = np.pad(film, 12)
+    narrow[::40, :12] = narrow[:12, ::40] = 90
+    for kept in (noisy, slow, narrow):
+        rows, columns = within_frame(kept)
+        assert columns.start == 0 or not kept[:, : columns.start].any()
+        assert rows.start == 0 or not kept[: rows.start].any()
 
 
 def test_a_flat_film_in_a_frame_or_letterbox_is_refused() -> None:
@@ -278,7 +334,8 @@ def test_a_photograph_gets_no_findings_and_the_film_beside_it_is_read(reader: Re
     refusal, film = reader.read_many([photograph, _phantom(900)])
     assert isinstance(refusal, Findings) and isinstance(film, Findings)
     assert refusal.labels is None and refusal.lines == () and refusal.landmarks == {}
-    assert refusal.all_notes == (NOT_A_FILM,) and refusal.as_dict()["notes"] == [NOT_A_FILM.as_dict()]
+    assert refusal.all_notes[0] == NOT_A_FILM and refusal.as_dict()["notes"][0] == NOT_A_FILM.as_dict()
+    assert [note.code for note in refusal.all_notes[1:]] == [Code.PERHAPS_NO_CHEST_FILM]  # it is 1.5 times as wide
     assert film.labels is not None and film.quality.usable
 
 

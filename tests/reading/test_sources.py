@@ -4,6 +4,8 @@ import os
 import stat
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from cxrlines.core.film import FilmError
@@ -25,6 +27,24 @@ def test_names_of_all_kinds_are_found(tmp_path: Path) -> None:
     assert {path.name for path, _ in found.films} == set(NAMES) and not found.errors and not found.skipped
     assert len(set(found.names().values())) == len(NAMES)
     assert not any("\n" in name for name in found.names().values())
+
+
+def test_pictures_of_formats_that_are_not_read_are_counted_by_format(tmp_path: Path) -> None:
+    (tmp_path / "film.dcm").write_bytes(DICOM)
+    image = np.zeros((8, 8), np.uint8)
+    for name in ("a.bmp", "b.bmp", "c.webp", "d.jp2"):
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(500))
+    (tmp_path / "sound.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt " + bytes(20))
+    found = find_films([tmp_path])
+    assert len(found.films) == 1 and not found.errors
+    assert found.skipped == {
+        "BMP image, which is not read": 2,
+        "WebP image, which is not read": 1,
+        "JPEG 2000 image, which is not read": 1,
+        "HEIC image, which is not read": 1,
+        "no film": 1,
+    }
 
 
 def test_what_operating_systems_leave_in_folders_is_no_film(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class Code(StrEnum):
     # how it is turned, too
     MIRRORED = "mirrored"
     ORIENTATION_OBEYED = "orientation-obeyed"
+    # what it shows, too
+    LOW_CONTRAST = "low-contrast"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Films of studies in a folder: found by name; and what is there instead of one that is missing."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,8 @@ def film_instead(study: str, names: Mapping[str, Path]) -> tuple[str, str]:
     path = names.get(_bare(study))
     if path is None:
         return "", "add the film or remove the row"
+    if re.search(r"[/\\]", study):
+        return f", but {shown(path.name, 80)}", "the column holds ids, not paths: leave the folders out of it"
     there = f", but {shown(path.name, 80)}"
     if path.is_dir():
         return there, "put the film itself there, under the study's id"
@@ -44,8 +47,8 @@ def film_instead(study: str, names: Mapping[str, Path]) -> tuple[str, str]:
 
 
 def _bare(name: str) -> str:
-    """A name or id without what copies and spreadsheets change: suffixes, zeros in front, `.0` behind, case."""
-    name = name.lower()
+    """A name or id without what copies and spreadsheets change: folders, quotes, suffixes, zeros before, `.0`, case."""
+    name = re.split(r"[/\\]", name.removeprefix("=").strip("'\""))[-1].lower()
     for suffix in (*PACKED_SUFFIXES, *FILM_SUFFIXES, ".0"):
         name = name.removesuffix(suffix)
     return name.lstrip("0")

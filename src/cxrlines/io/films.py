@@ -21,15 +21,25 @@ Source: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | np.nd
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
 MAX_BYTES = 2**29
 """Largest file read: 512 MiB, five times MAX_PIXELS at 16 bit."""
+PICTURES = (
+    (0, b"BM", "BMP"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (0, b"\0\0\0\x0cjP", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL", "JPEG XL"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypavif", "AVIF"),
+)
+"""(place, bytes there, name) of formats of images that are not read; JPEG 2000 within DICOM is."""
 OTHERS = (
     (b"\x1f\x8b", "compressed by gzip", "unpack it (gunzip) and name the file in it"),
     (b"PK\3\4", "a ZIP archive", "unpack it and name the folder"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it and name the folder"),
-    (b"BM", "a BMP image", "save it as PNG"),
-    (b"GIF8", "a GIF image", "save it as PNG"),
-    (b"RIFF", "a WebP image", "save it as PNG"),
-    (b"\0\0\0\x0cjP", "a JPEG 2000 image outside DICOM", "save it as PNG"),
     (b"%PDF", "a PDF document", "export the film in it as DICOM or PNG"),
+    (b"version https://git-lfs", "a pointer of Git LFS, and not the film itself", "fetch it with `git lfs pull`"),
     (b"", "not a film", "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name"),
 )
 """(first bytes, what it is, the way out) of other files given for films, or that films are packed in."""
@@ -96,6 +106,8 @@ def _decoded(source: "bytes | pydicom.Dataset") -> Film:
     if not data:
         raise FilmError("is empty (0 bytes)", "copy or export it again")
     kind = kind_of(data)
+    if kind is None and (picture := _picture(data)):
+        raise FilmError(f"is a {picture} image", "save it as PNG")
     if kind is None:
         _, what, way_out = next(other for other in OTHERS if data.startswith(other[0]))
         raise FilmError(f"is {what}", way_out)
@@ -137,6 +149,19 @@ def is_film(path: Path) -> bool:
             return kind_of(file.read(132)) is not None
     except OSError:
         return False
+
+
+def unread_picture(path: Path) -> str:
+    """The format of an image that is not read, as `BMP`; "" for all else."""
+    try:
+        with path.open("rb") as file:
+            return _picture(file.read(132))
+    except OSError:
+        return ""
+
+
+def _picture(head: bytes) -> str:
+    return next((name for place, begin, name in PICTURES if head.startswith(begin, place)), "")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -13,13 +13,15 @@ from cxrlines.core.film import Film
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.transform import Affine, Size, height_width
+from cxrlines.io.contrast import to_uint8
 
-PREPARATION = 5
+PREPARATION = 6
 """Raised when the same file comes out as other pixels than before (decoding, assessing, resizing): stores are then
 built again, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned. 2: a
 border of a TIFF with white at zero could stay white, a PNG's transparent colour was shown, a side view named by code
 alone was taken for frontal. 3: several films in one picture, and side views by other words, were taken for one. 4: a
-TIFF's predictor was undone where its compression has none, and signed values under an unsigned header were not seen."""
+TIFF's predictor was undone where its compression has none, and signed values under an unsigned header were not seen.
+5: films of few grays stayed so, dark frames with letters stayed on."""
 
 Aspect = Literal["pad", "stretch"]
 LeaveOut = Literal["nothing", "not-films", "doubtful"]
@@ -31,12 +33,24 @@ MIN_SIDE = 100
 """px; a line is about 1 mm wide, a third of a px on a smaller film."""
 MAX_FRAME_RANGE = 6
 """Gray levels by which a row of a frame of one value may vary, by the noise of a JPEG."""
+FRAME_SHARE = 16
+"""A film's contrast is at least so many times as much: of one with few grays less is noise."""
 MIN_WITHIN = 0.3
 """Share of a side that a film within a frame has at least."""
+MIN_LETTERED = 0.03
+"""Share of a side that the lines of a dark frame from the first with letters on have at least."""
 MIN_FRAME = 0.01
 """Share of a side above which it is said that a frame was cut off."""
-MIN_CONTRAST = 8
-"""Gray levels between the 1st and 99th percentile; less shows nothing."""
+MIN_CONTRAST, FEW_GRAYS, LOW_CONTRAST, SPREAD = 16, 48, 100, (0.5, 99.5)
+"""Gray levels between the 1st and 99th percentile. Below the first a film is not read, below the second lines are lost.
+Below the third it is spread, so that the percentiles at the end become black and white: networks miss devices there,
+as they have hardly seen such films (docs/experiments.md, "2026-11-30: films of few grays and other odd inputs")."""
+DARK, DRAWN, LETTERS, EDGE = 16, 0.6, 0.1, 0.25
+"""A line of a dark frame may hold letters: its median is at most so bright, this share is of that value, and at most
+the next share differs from it. Of the film's first line beside it at least the last share does."""
+MAX_WIDE = 1.35
+"""Most that a film within its frame is wider than high without a doubt. Of the 907 films of docs/model-card.md none is
+wider than 1.3 to 1; two films side by side may be."""
 MAX_SIDES = 1.6
 """Most that the longer side of a film within its frame is by the shorter one. Of NIH's 112,120 films 3 are wider, and 2
 are narrower than 1 to 1.5. Of two films side by side one is read, and of a stretched film states are others."""
@@ -142,7 +156,11 @@ def cut_frame(film: Film) -> Framed:
     rows, columns = within_frame(film.pixels)
     inner = film.pixels[rows, columns]
     within = (columns.start, rows.start, columns.stop, rows.stop)
-    return Framed(inner, within, by_rule(film, inner), film.pixels.shape)
+    quality = by_rule(film, inner)
+    if any(note.code is Code.LOW_CONTRAST for note in quality.notes):
+        low, high = _percentiles(inner, SPREAD)
+        inner = np.asarray(cv2.LUT(inner, to_uint8((np.arange(256) - low) / (high - low))))
+    return Framed(inner, within, quality, film.pixels.shape)
 
 
 def _probed(framed: Framed, probe: Probe | None) -> Quality | None:
@@ -165,9 +183,17 @@ def by_rule(film: Film, inner: np.ndarray) -> Quality:
         what = f"its longer side is {sides:.2f} times the shorter one; films of up to {MAX_SIDES:g} are read"
         way_out = "if it shows several films, give each alone; if it is stretched, give it in its true proportions"
         notes.append(Note(Code.NOT_A_CHEST_FILM, f"not a frontal chest film: {what}; {way_out}"))
+    elif width > MAX_WIDE * shown:
+        what = f"it is {width / shown:.2f} times as wide as high"
+        text = f"perhaps not one chest film: {what}; if it shows several films, give each alone"
+        notes.append(Note(Code.PERHAPS_NO_CHEST_FILM, text))
     if min(height, width) < MIN_SIDE:
         text = f"it is {width} x {height} px: below {MIN_SIDE} px a side lines are hardly seen"
         notes.append(Note(Code.SMALL, text))
+    if high - low < LOW_CONTRAST:
+        lost = "; so few show not all lines: export it with its full contrast" if high - low < FEW_GRAYS else ""
+        text = f"its grays span {high - low:.0f} of 256 levels, and were spread before it was read{lost}"
+        notes.append(Note(Code.LOW_CONTRAST, text))
     if film.bits == 1:
         notes.append(Note(Code.ONE_BIT, "it has 1 bit a pixel: grays, and with them most lines, are lost"))
     return Quality(usable=sides <= MAX_SIDES, notes=tuple(notes))
@@ -183,21 +209,49 @@ def _percentiles(gray: np.ndarray, percents: tuple[float, ...]) -> np.ndarray:
 
 
 def within_frame(pixels: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of a film (h, w) uint8 within a frame of one gray value, such as an export adds.
+    """Rows and columns of a film (h, w) uint8 within a frame: of one gray value, or dark, with letters.
 
-    All of a side of which less than `MIN_WITHIN` would be left, and of one without a frame.
+    An export adds the former, a picture of a viewer's window has the latter. All of a side of which less than
+    `MIN_WITHIN` would be left, and of one without a frame.
     """
-    step = max(1, max(pixels.shape) // 512)  # letters in a frame are wider, so that one with letters stays
+    step = max(1, max(pixels.shape) // 512)
+    same = min(MAX_FRAME_RANGE, np.ptp(_percentiles(pixels[::step, ::step], (1, 99))) / FRAME_SHARE)
+    rows, columns = slice(0, len(pixels)), slice(0, pixels.shape[1])
+    for _ in range(2):  # where columns of letters are cut, rows have none
+        rows = _part(rows, _inside(pixels[rows, columns][:, ::step], same))
+        columns = _part(columns, _inside(pixels[rows, columns][::step].T, same))
+    return rows, columns
 
-    def inside(lines: np.ndarray) -> slice:
-        if (np.ptp(lines[[0, -1]], axis=1) > MAX_FRAME_RANGE).all():  # as of nearly every film
-            return slice(0, len(lines))
-        varied = np.flatnonzero(np.ptp(lines, axis=1) > MAX_FRAME_RANGE)
-        first, last = (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, 0)
-        return slice(first, last) if last - first >= MIN_WITHIN * len(lines) else slice(0, len(lines))
 
-    rows = inside(pixels[:, ::step])
-    return rows, inside(pixels[rows][::step].T)
+def _inside(lines: np.ndarray, same: float) -> slice:
+    """Which lines (n, length) uint8 lie within a frame, in which grays differ by `same` at most, but for letters."""
+    whole = slice(0, len(lines))
+    if not _of_frame(lines[[0, -1]], same)[0].any():  # as of nearly every film
+        return whole
+    framed, apart = _of_frame(lines, same)
+    plain, film = np.flatnonzero(np.ptp(lines, axis=1) > same), np.flatnonzero(~framed)
+    if not len(film):
+        return whole
+    # A frame with letters is wide and ends at once; a film's own dark margin is narrow, or ends slowly.
+    first, last, wide = int(plain[0]), int(plain[-1]), MIN_LETTERED * len(lines)
+    first = int(film[0]) if film[0] - first >= wide and apart[film[0]] >= EDGE else first
+    last = int(film[-1]) if last - film[-1] >= wide and apart[film[-1]] >= EDGE else last
+    return slice(first, last + 1) if last + 1 - first >= MIN_WITHIN * len(lines) else whole
+
+
+def _of_frame(lines: np.ndarray, same: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which lines (n, length) uint8 are of a frame: of grays within `same`, or dark but for letters; (n,) bool. And
+    which share of each differs from its median, (n,)."""
+    middle = np.median(lines, axis=1)
+    off = np.abs(lines - middle[:, None])
+    apart = (off > same).mean(axis=1)
+    # A viewer draws it in one value, which JPEG changes beside letters alone; a film's dark margin has noise.
+    lettered = (middle <= DARK) & (apart <= LETTERS) & ((off <= 1).mean(axis=1) >= DRAWN)
+    return (np.ptp(lines, axis=1) <= same) | lettered, apart
+
+
+def _part(whole: slice, part: slice) -> slice:
+    return slice(whole.start + part.start, whole.start + part.stop)
 
 
 def turned_back(pixels: np.ndarray, quality: Quality) -> np.ndarray:

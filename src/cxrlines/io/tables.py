@@ -19,7 +19,7 @@ from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.core.text import shown
 from cxrlines.io.annotations import Line, read_annotations
 from cxrlines.io.film_lookup import bare_names, files_below, film_instead, find_films, packed_as
-from cxrlines.io.films import is_film
+from cxrlines.io.films import is_film, unread_picture
 from cxrlines.io.landmarks import Landmarks, read_landmarks
 from cxrlines.io.rows import DOUBTS, NO_PATIENT, Problem, Rows, TableError, doubted, read_rows, rows_left_out, warn
 from cxrlines.io.studies import Studies
@@ -274,7 +274,9 @@ def _read_folder(root: Path) -> DataFolder[Studies]:
     left_out: Counter[str] = Counter()
     files = sorted(files_below(root, left_out))
     films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
-    left_out.update({NOT_A_FILM: len(files) - len(films)} if len(films) < len(files) else {})
+    taken = set(films)
+    pictures = [unread_picture(path) for path in files if path not in taken]
+    left_out.update(f"{name} image, which is not read; save it as PNG" if name else NOT_A_FILM for name in pictures)
     if not films:
         but = f" ({', '.join(f'{count} x {reason}' for reason, count in left_out.items())})" if left_out else ""
         what = f"has no films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name) and no {TRAIN_TABLE}{but}"

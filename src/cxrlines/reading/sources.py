@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cxrlines.core.files import readable
 from cxrlines.core.film import FILM_SUFFIXES, FilmError, film_name
-from cxrlines.io.films import is_film, kind_of, read_bytes
+from cxrlines.io.films import is_film, kind_of, read_bytes, unread_picture
 from cxrlines.io.rows import PLACEHOLDERS
 
 NO_FILM, ARCHIVE, LINKED, BROKEN = "no film", "archive, not unpacked", "link to a folder", "link to nothing"
@@ -89,7 +89,8 @@ def find_films(sources: Iterable[Path]) -> Found:
                 elif not os.access(path, os.R_OK):
                     errors.append((str(path), f"cannot be read ({os.strerror(errno.EACCES)}); {PERMISSIONS}"))
                 else:
-                    skipped[ARCHIVE if path.suffix.lower() in ARCHIVES else NO_FILM] += 1
+                    picture = f"{name} image, which is not read" if (name := unread_picture(path)) else NO_FILM
+                    skipped[ARCHIVE if path.suffix.lower() in ARCHIVES else picture] += 1
             if empty and len(errors) == before:
                 kinds = ", ".join(FILM_SUFFIXES)
                 errors.append((str(source), f"the folder holds no film: none ends in {kinds} or is one by content"))

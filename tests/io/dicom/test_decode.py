@@ -576,11 +576,11 @@ class TestHowItIsShown:
         ignored = film_of(made(RAMP, **TWELVE, **WINDOW, PixelSpacing=[0.1, 0.5]))
         assert ignored.pixel_aspect == 1 and codes(ignored) == [Code.PIXELS_NOT_SQUARE, Code.SPACING_IGNORED]
 
-    @pytest.mark.parametrize("age", ["004M", "015Y", "000D", "100W", "7", "0 "])
+    @pytest.mark.parametrize("age", ["004M", "015Y", "000D", "100W", "7"])
     def test_a_child_is_noted(self, age):
         assert codes(film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age))) == [Code.CHILD]
 
-    @pytest.mark.parametrize("age", ["016Y", "192M", "900W", "51", "", "Doe", "4m x", "-1Y", "1234Y"])
+    @pytest.mark.parametrize("age", ["016Y", "192M", "900W", "51", "", "Doe", "4m x", "-1Y", "1234Y", "000Y", "0 "])
     def test_anybody_else_is_not(self, age):
         assert film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age)).notes == ()
 
@@ -589,11 +589,12 @@ class TestHowItIsShown:
         [
             ("20080301", "20240229", "", True),
             ("20080301", "20240301", "", False),
-            ("20240301", "20240301", "", True),
+            ("20240301", "20240301", "", False),  # as in anonymised files
             ("2010.03.01", "20240301", "", True),
             ("19500101", "20240301", "", False),
             ("20240302", "20240301", "", False),  # of nobody who was born
             ("20200101", "20240301", "051Y", False),
+            ("20200101", "20240301", "000Y", True),
             ("20200101", "", "", False),
             ("", "20240301", "", False),
             (SECRET, "20240301", "", False),
@@ -610,6 +611,15 @@ class TestHowItIsShown:
         values[0, 0] = 60_000
         film = film_of(made(values, WindowCenter=50_000, WindowWidth=1000))
         assert codes(film) == [Code.WINDOW_IGNORED] and 50 < np.median(film.pixels) < 200
+
+    @pytest.mark.parametrize(("centre", "width"), [(0, 100_000), (4096, 65_536), (20_000, 90_000)])
+    def test_a_window_that_leaves_a_film_few_grays_is_not_used(self, centre, width):
+        values = smooth(4096)
+        film = film_of(made(values, **TWELVE, WindowCenter=centre, WindowWidth=width))
+        assert codes(film) == [Code.WINDOW_IGNORED]
+        assert np.array_equal(film.pixels, gray(made(values, **TWELVE))) and np.ptp(film.pixels) == 255
+        kept = film_of(made(values, **TWELVE, WindowCenter=2048, WindowWidth=16_384))
+        assert not kept.notes and np.ptp(kept.pixels) == pytest.approx(64, abs=6)
 
     @pytest.mark.parametrize(
         ("function", "noted"), [("JUNK", [Code.ELEMENT_ASSUMED]), (["LINEAR", "LINEAR"], []), ("linear ", []), ("", [])]

@@ -61,10 +61,7 @@ def decode_dicom(data: bytes) -> Film:
     ):
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
-    age = elements.text("PatientAge")
-    born, seen = elements.text("PatientBirthDate"), elements.text("StudyDate")
-    if _is_child(age) if age else _was_child(born, seen):
-        by = "PatientAge is" if age else "by PatientBirthDate and StudyDate the patient is"
+    if by := _child_by(elements):
         text = f"{by} below {ADULT} years: the networks were trained on adults, and no position rule is applied"
         notes.append(Note(Code.CHILD, text))
     if orientation_of(elements) in MIRRORED:
@@ -109,19 +106,17 @@ def decode_dicom(data: bytes) -> Film:
     )
 
 
-def _is_child(age: str) -> bool:
-    """Whether an age, as PS3.5 6.2 writes it (`004M`) or in years without unit, is below `ADULT`; no age is not."""
-    found = re.fullmatch(r"([0-9]{1,3})([DWMY]?)", age.strip().upper())
-    return found is not None and int(found[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(found[2], 1)
-
-
-def _was_child(born: str, seen: str) -> bool:
-    """Whether between two dates, as PS3.5 6.2 writes them, lie less than `ADULT` years; not where one is none."""
-    dates = [re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", text) for text in (born, seen)]
-    if not all(dates):
-        return False
-    first, last = (int("".join(found.groups())) for found in dates if found)
-    return 0 <= last - first < ADULT * 10_000
+def _child_by(elements: Elements) -> str:
+    """The subject of "below `ADULT` years": an age as PS3.5 6.2 writes it (`004M`) or in years without unit, or where
+    it is none, two dates; "" where neither says so. An age of 0 years, or a birth on the day of the study, stands in
+    anonymised files for one that is not known."""
+    age = re.fullmatch(r"([0-9]{1,3})([DWMY]?)", elements.text("PatientAge").strip().upper())
+    if age and (int(age[1]) or age[2] in ("D", "W", "M")):
+        return "PatientAge is" if int(age[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(age[2], 1) else ""
+    texts = (elements.text(keyword) for keyword in ("PatientBirthDate", "StudyDate"))
+    dates = [re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", text) for text in texts]
+    born, seen = (int("".join(found.groups())) if found else 0 for found in dates)
+    return "by PatientBirthDate and StudyDate the patient is" if 0 < born < seen < born + ADULT * 10_000 else ""
 
 
 def gray_span(data: bytes) -> tuple[float, float]:

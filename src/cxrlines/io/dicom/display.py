@@ -18,9 +18,10 @@ ONE_GRAY = 0.995
 """Share of a film in one gray, its commonest value left out, from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-LEAST_WHITE = 64
-"""Level of 256 that the film's brightest values (the upper of PERCENTILES) reach. Where they do not, the window or
-table is of two bits more than the film, as one of 12 bits beside pixels that were exported as 8."""
+LEAST_WHITE, LEAST_GRAYS = 64, 48
+"""Level of 256 that the film's brightest values (the upper of PERCENTILES) reach, and how far its darkest ones are
+below them at least. Else the window or table is of two bits more than the film, as one of 12 bits beside pixels that
+were exported as 8."""
 EIGHT_BITS, FEWEST, AT_ONE_END = 256, 8, 2 / 3
 """The reverse, a window of 8 bits beside pixels of more: it reaches over fewer values, the film over so many times as
 many, and more than this share of the film lies at one end of it."""
@@ -148,7 +149,8 @@ def _shown(
         if flat or (_is_picture(gray, inner) and not (values is stored and _is_of_8_bits(gray, values, inner))):
             notes += voi.notes
             return gray
-        notes.append(Note(voi.ignored, f"{voi.name} shows nothing of the film's values and is not used"))
+        text = f"{voi.name} shows nothing of the film's values, or too few grays of them, and is not used"
+        notes.append(Note(voi.ignored, text))
     low, high = limits
     if high - low < 256 and values is stored:
         return to_uint8((stored - low) / (high - low))
@@ -159,10 +161,11 @@ def _shown(
 
 
 def _is_picture(gray: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether grays (n,) uint8 of these counts (n,) show something: they are not one, nor all near black."""
+    """Whether grays (n,) uint8 of these counts (n,) show something: they are not one, nor few beside each other."""
     of_gray = np.bincount(gray, counts, 256)
-    brightest = quantiles(np.arange(256), of_gray, np.array(PERCENTILES[1:]) / 100)[0]
-    return bool(of_gray.max() < ONE_GRAY * counts.sum() and brightest >= LEAST_WHITE)
+    darkest, brightest = quantiles(np.arange(256), of_gray, np.array(PERCENTILES) / 100)
+    enough = brightest >= LEAST_WHITE and brightest - darkest >= LEAST_GRAYS
+    return bool(of_gray.max() < ONE_GRAY * counts.sum() and enough)
 
 
 def _is_of_8_bits(gray: np.ndarray, values: np.ndarray, counts: np.ndarray) -> bool:

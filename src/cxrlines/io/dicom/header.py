@@ -30,7 +30,7 @@ KEYWORDS = (
 VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
 """Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
 VIEW_KEYWORDS = ("ViewPosition", "ViewCodeSequence", "CodeValue", "CodingSchemeDesignator", "PatientOrientation")
-SIDE_WORDS, NO_SIDE_WORDS = re.compile("[LR]?LAT|LATER.*"), re.compile("PA|AP|DECUB.*")
+SIDE_WORDS, NO_SIDE_WORDS = re.compile("[LR]?LAT|LATER.*|SEITLICH|PROFIL"), re.compile("PA|AP|DECUB.*")
 """Words of a View Position in free text that make it a side view, and those beside which they do not: a film of a
 patient who lies on a side is frontal."""
 SCHEMES = ("SCT", "SRT", "SNM3")

@@ -13,6 +13,34 @@ NEAR, PARTS = 0.05, 8
 """How far from 0, of the range of a film, values below it run on to, and in how many parts that is looked at."""
 
 
+ROUGH, ROUGHER, LEAST_SIDE = 0.1, 4, 64
+"""In the wrong order of bytes or of colours rows differ by this share of the range at least, and so many times as much
+as in the right one; of a film of fewer px a side that says nothing."""
+
+
+def misordered(values: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the words of a film (h, w) or (h, w, 3), unsigned, lie in the order of `other`: it is far smoother from
+    row to row, or gray in its three colours, which `values` are not."""
+    if min(values.shape[:2]) < LEAST_SIDE:
+        return False
+    if values.ndim == 3 and (gray := _is_gray(values)) != _is_gray(other):
+        return not gray
+    return _roughness(values) > max(ROUGH, ROUGHER * _roughness(other))
+
+
+def _is_gray(rgb: np.ndarray) -> bool:
+    some = rgb[:: max(1, len(rgb) // 64)]
+    return bool((some == some[..., :1]).all())
+
+
+def _roughness(values: np.ndarray) -> float:
+    """Mean difference of rows that lie beside each other, as a share of the range; some of them."""
+    some = values[: len(values) // 2 * 2].reshape(-1, 2, *values.shape[1:])[:: max(1, len(values) // 128)]
+    some = some.astype(np.int64)
+    low, high = np.percentile(some, PERCENTILES)
+    return float(np.abs(some[:, 0] - some[:, 1]).mean() / max(1.0, high - low))
+
+
 def leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:
     """Share of neighbours in a row, in some rows of words (h, w), that are half of all values apart or more.
 
