@@ -346,7 +346,7 @@ class TestKill:
         assert np.array_equal(store.films, whole.films) and store.fingerprint == whole.fingerprint
 
 
-MEMORY = """
+MEMORY = r"""
 import re, sys
 from pathlib import Path
 from cxrlines.io.store import build_store
