@@ -22,7 +22,7 @@ from cxrlines.core.text import plural
 from cxrlines.io import jpeg
 from cxrlines.io.dicom import streams
 from cxrlines.io.dicom.header import Elements
-from cxrlines.io.dicom.smoothness import FEW_LEAPS, LEAPS, RARER, leaps, misordered, run_on_below_0
+from cxrlines.io.dicom.smoothness import FEW_LEAPS, LEAPS, RARER, bytes_swapped, leaps, misordered, run_on_below_0
 from cxrlines.io.dicom.streams import Buffer, Kind, Stream, StreamError
 
 SECONDS = 60.0
@@ -139,9 +139,9 @@ def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[N
         values: np.ndarray = np.ascontiguousarray(flat.reshape(-1, 4)[:, :2]).reshape(rows, columns)
     elif per_pixel == 1:
         values = flat.reshape(rows, columns)
-        if header.allocated == 16 and misordered(values, swapped := values.byteswap()):
+        if header.allocated == 16 and bytes_swapped(values):
             _differ(notes, "the two bytes of each value lie in the other order than the header says")
-            values = swapped
+            values = values.byteswap()
     else:
         orders = np.moveaxis(flat.reshape(3, rows, columns), 0, -1), flat.reshape(rows, columns, 3)
         values, other = orders if header.by_plane else orders[::-1]

@@ -18,27 +18,34 @@ ROUGH, ROUGHER, LEAST_SIDE = 0.1, 4, 64
 as in the right one; of a film of fewer px a side that says nothing."""
 
 
+def bytes_swapped(values: np.ndarray) -> bool:
+    """Whether the two bytes of each word of a film (h, w) uint16 lie in the other order: it is far smoother so."""
+    pairs = _pairs(values)
+    return min(values.shape) >= LEAST_SIDE and _rougher(pairs, pairs.byteswap())
+
+
 def misordered(values: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the words of a film (h, w) or (h, w, 3), unsigned, lie in the order of `other`: it is far smoother from
-    row to row, or gray in its three colours, which `values` are not."""
+    """Whether the colours of a film (h, w, 3), unsigned, lie as in `other`: all gray there alone, or far smoother."""
     if min(values.shape[:2]) < LEAST_SIDE:
         return False
-    if values.ndim == 3 and (gray := _is_gray(values)) != _is_gray(other):
-        return not gray
-    return _roughness(values) > max(ROUGH, ROUGHER * _roughness(other))
+    pairs, others = _pairs(values), _pairs(other)
+    gray, other_gray = (bool((some == some[..., :1]).all()) for some in (pairs, others))
+    return other_gray if gray != other_gray else _rougher(pairs, others)
 
 
-def _is_gray(rgb: np.ndarray) -> bool:
-    some = rgb[:: max(1, len(rgb) // 64)]
-    return bool((some == some[..., :1]).all())
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """Some of a film's rows, each with the one below it: (n, 2, w) or (n, 2, w, 3)."""
+    return values[: len(values) // 2 * 2].reshape(-1, 2, *values.shape[1:])[:: max(1, len(values) // 128)]
 
 
-def _roughness(values: np.ndarray) -> float:
-    """Mean difference of rows that lie beside each other, as a share of the range; some of them."""
-    some = values[: len(values) // 2 * 2].reshape(-1, 2, *values.shape[1:])[:: max(1, len(values) // 128)]
-    some = some.astype(np.int64)
-    low, high = np.percentile(some, PERCENTILES)
-    return float(np.abs(some[:, 0] - some[:, 1]).mean() / max(1.0, high - low))
+def _rougher(pairs: np.ndarray, others: np.ndarray) -> bool:
+    return _roughness(pairs) > max(ROUGH, ROUGHER * _roughness(others))
+
+
+def _roughness(pairs: np.ndarray) -> float:
+    """Mean difference of rows that lie beside each other, as a share of the range."""
+    low, high = np.percentile(pairs, PERCENTILES)
+    return float(np.abs(np.diff(pairs.astype(np.int64), axis=1)).mean() / max(1.0, high - low))
 
 
 def leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:
