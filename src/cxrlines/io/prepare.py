@@ -105,7 +105,7 @@ class Framed:
     """A film within its frame, and its quality by rule.
 
     Attributes:
-        pixels: (h, w) uint8, what a frame of one gray value leaves of the film.
+        pixels: (h, w) uint8, what a frame leaves of the film.
         within: (left, top, right, bottom) px of the film, right and bottom exclusive.
         quality: By rule alone; a film that is not usable by it no probe is asked about.
         film_shape: (height, width) px of the whole film.
@@ -121,7 +121,7 @@ class Framed:
         quality = self.quality if probed is None else replace(probed, notes=probed.notes + self.quality.notes)
         if any(left < (1 - MIN_FRAME) * side for left, side in zip(self.pixels.shape, self.film_shape, strict=True)):
             sizes = " of ".join(f"{width} x {height}" for height, width in (self.pixels.shape, self.film_shape))
-            text = f"a frame of one gray value was cut off, which left {sizes} px; points are of the whole film"
+            text = f"a frame was cut off, which left {sizes} px; points are of the whole film"
             quality = replace(quality, notes=(*quality.notes, Note(Code.FRAME_CUT, text)))
         return quality
 
