@@ -152,7 +152,7 @@ class Findings:
         quality: What the film shows, and how it was turned to be read; `quality.notes` is what is odd about that.
         calibrated: Whether `labels` were calibrated on films that the models were not trained on.
         evidence: By `Device.name` how clearly heatmaps show a line, see `evidence_of`; None without heatmaps.
-        within: (left, top, right, bottom) px of the film inside a frame of one gray value, right and bottom exclusive;
+        within: (left, top, right, bottom) px of the film inside a frame, right and bottom exclusive;
             None: all of it.
         notes: What is odd about the file.
         study_uid: DICOM StudyInstanceUID, where the file has a valid one.
@@ -250,7 +250,7 @@ class FindingsJson(TypedDict):
 
     Probabilities of `labels` and `presence` are in full precision, as in the table of predictions; other probabilities
     and confidences have four digits, distances one (px) or two (cm, %). `film_shape` is [height, width] px, `within`
-    [left, top, right, bottom] px of what is inside a frame of one gray value (null: all of it). `spacing` is that of
+    [left, top, right, bottom] px of what is inside a frame (null: all of it). `spacing` is that of
     the original film, `mm_per_px` [row, column] its value. `notes` are what is odd about the film, each with its code.
     """
 

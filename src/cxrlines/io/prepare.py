@@ -105,7 +105,7 @@ class Framed:
     """A film within its frame, and its quality by rule.
 
     Attributes:
-        pixels: (h, w) uint8, what a frame leaves of the film.
+        pixels: (h, w) uint8, what a frame leaves of the film; spread where its grays are few.
         within: (left, top, right, bottom) px of the film, right and bottom exclusive.
         quality: By rule alone; a film that is not usable by it no probe is asked about.
         film_shape: (height, width) px of the whole film.

@@ -196,7 +196,7 @@ def has_plate_size(found: Findings) -> bool:
 def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, float] | None:
     """The least and the most cm in the patient that a distance can be; None where nothing is known of the size.
 
-    A frame of one gray value may be a part of the plate or be added to it.
+    A frame may be a part of the plate or be added to it.
     """
     if cm is None and not has_plate_size(found):
         return None
