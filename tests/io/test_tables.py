@@ -50,14 +50,6 @@ class TestReadLabels:
         assert "4 of 12 rows left out" in said and "train.csv:4: StudyInstanceUID is empty" in said
         assert "train.csv:8: CVC - Normal is 'yes'; a label is 0 or 1" in said
 
-    @pytest.mark.parametrize(("no", "yes"), [("0.0", "1.0"), ("False", "True"), ("FALSE", "TRUE")])
-    def test_labels_as_programs_write_them(self, folder, no, yes):
-        plain = read_labels(folder.write() / "train.csv")
-        for row in folder.rows:
-            row[1:-1] = [{"0": no, "1": yes}.get(str(cell), cell) for cell in row[1:-1]]
-        table = read_labels(folder.write() / "train.csv")
-        assert not table.attrs["left_out"] and table.equals(plain) and plain[list(LABELS)].to_numpy().any()
-
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe", b"\0" * 100, b'"' * 999])
     def test_what_is_no_table_is_said_to_be_none(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)

@@ -42,7 +42,6 @@ NO_STUDY, BAD_LABEL, REPEATED = "row without a study", "label not 0 or 1", "stud
 NO_FILM, SECOND_FILM = "film missing", "second film of a study"
 NOT_A_FILM = "file that is no film"
 LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": UNKNOWN, "-1.0": UNKNOWN}
-LABEL_CELLS |= {"False": 0, "True": 1, "FALSE": 0, "TRUE": 1}  # as pandas and R write them
 OPTIONAL_CELLS = LABEL_CELLS | {"": UNKNOWN}  # an empty cell of RANZCR's own labels is a mistake
 _BAD = -2
 
