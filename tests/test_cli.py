@@ -215,6 +215,12 @@ def test_dry_run_trains_nothing(data, tmp_path):
     assert code == 0
     assert re.search(r"\n +student .* imagenet, features of teacher\n", out)
     assert not (tmp_path / "run").exists()
+    assert run("train", "demo", "--data", data, "--dry-run") == (0, out)
+
+
+def test_training_needs_a_folder_for_the_run(data):
+    result = CliRunner().invoke(cli.app, ["train", "demo", "--data", str(data)])
+    assert result.exit_code == 2 and "--out is missing; name the run's folder" in result.stderr
 
 
 @pytest.mark.parametrize(

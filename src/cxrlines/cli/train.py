@@ -6,6 +6,7 @@ import shlex
 import sys
 import webbrowser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -39,7 +40,7 @@ def print_recipe(
     typer.echo(texts[name], nl=False)
 
 
-@app.command(epilog="Example: cxrlines train three-stage --data ranzcr --out runs/three-stage --dry-run")
+@app.command(epilog="Example: cxrlines train three-stage --data ranzcr --dry-run")
 def train(
     recipe: Annotated[
         str,
@@ -50,7 +51,9 @@ def train(
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are predicted if there.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the same command resumes it. Only --dry-run needs none.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,8 +89,11 @@ def train(
     if dry_run:
         from cxrlines.lab.price.dry_run import dry_run as show_plan
 
-        typer.echo(show_plan(chosen, data, out, wanted))
+        with TemporaryDirectory() as empty:  # without --out, the plan of a run of which nothing is done
+            typer.echo(show_plan(chosen, data, out or Path(empty), wanted))
         return
+    if out is None:
+        raise Error("--out is missing", "name the run's folder, e.g. --out runs/first; with --dry-run none is needed")
     # PyTorch takes seconds to import: not before the command is known to be right
     from cxrlines.recipe.run.pipeline import train as run_recipe
     from cxrlines.training import distributed

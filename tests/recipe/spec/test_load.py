@@ -296,6 +296,17 @@ def test_all_wrong_fields_are_said_at_once(write):
     assert "siez" in str(error.value) and "sede" in str(error.value)
 
 
+def test_the_same_error_of_several_stages_is_said_once():
+    with pytest.raises(RecipeError) as error:
+        load_recipe(
+            "three-stage", ["members.*.stages.*.schedule.epoch=3", "members.*.stages.student.films.flips=false"]
+        )
+    _, epoch, flips = str(error.value).splitlines()
+    assert epoch.startswith("  members.resnet200d.stages.teacher.schedule.epoch: ")
+    assert epoch.endswith("(did you mean 'epochs'?) (8 more likewise)")
+    assert flips.startswith("  members.resnet200d.stages.student.films.flips: ") and "(2 more likewise)" in flips
+
+
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'three-stage'"):
         load_recipe("three-stages")

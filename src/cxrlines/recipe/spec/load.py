@@ -296,7 +296,8 @@ def _may_begin(at: Any, part: str, rest: list[str], below: tuple[str, ...]) -> b
 
 
 def _explain(error: ValidationError, where: str) -> str:
-    """Every problem on a line: its path, the value, what is allowed, the nearest right name."""
+    """Every problem on a line: its path, the value, what is allowed, the nearest right name; the same one of several
+    members or stages once."""
     problems: dict[tuple[str, ...], list[str]] = {}
     for problem in error.errors():
         place, value = problem["loc"], problem["input"]
@@ -311,11 +312,16 @@ def _explain(error: ValidationError, where: str) -> str:
             said.append(f" or {must_be(problem).removeprefix('must be ')}")
         else:
             said.append(f"{'' if isinstance(value, dict) else f'is {repr(value)[:80]}; '}{must_be(problem)}")
-    lines = [f"{where} cannot be used:"]
+    places: dict[tuple[str, ...], list[str]] = {}
     for path, said in problems.items():
         # what is wrong within a value says more than what is then wrong with the whole
         if not any(path == other[: len(path)] for other in problems if other != path):
-            lines.append(f"  {'.'.join(path)}{': ' if path else ''}{''.join(said)}")
+            field = [part for above, part in zip(("", *path), path, strict=False) if above not in ("members", "stages")]
+            text = f"{': ' if path else ''}{''.join(said)}"
+            places.setdefault((*field, text), []).append(".".join(path))
+    lines = [f"{where} cannot be used:"]
+    for (*_, text), (first, *others) in places.items():
+        lines.append(f"  {first}{text}{f' ({len(others)} more likewise)' if others else ''}")
     return "\n".join(lines)
 
 
