@@ -17,6 +17,7 @@ from cxrlines.io.tables import read_data_folder
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.index import Index, IndexedFilm, IndexFileError, build_index, open_index
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
+from cxrlines.task import LABELS
 
 
 def index_of(films: int = 20, seed: int = 0) -> Index:
@@ -103,6 +104,28 @@ def test_dicom_films_of_a_plain_folder_are_their_patients(tmp_path: Path, monkey
     own = tokens(["P-1", "P-1", "P-2", "d.jpg"], key_name())
     assert [film.patient for film in index.films] == own
     assert index.own_patients(wrapped(PICTURE, "P-1", "1.2.99"), "none") & index._rows.keys() == {own[0]}
+
+    index.save(file := tmp_path / "index.safetensors")
+    assert [film.patient for film in open_index(file).films] == own
+    monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "another.key"))
+    for made in (False, True):  # without a key no film's patient is recognised either
+        if made:
+            key_name()
+        with pytest.raises(IndexFileError, match=f"{own[0].partition(':')[0]}, which is not that in .*another.key"):
+            open_index(file)
+
+
+def test_patients_named_by_a_token_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "site.key"))
+    (folder := tmp_path / "project/train").mkdir(parents=True)
+    (folder / "1.2.3.jpg").write_bytes((EMBEDDED / "example.jpg").read_bytes())
+    (token,) = tokens(["P-1"], key_name())
+    labels = ",".join(LABELS)
+    (tmp_path / "project/train.csv").write_text(f"StudyInstanceUID,{labels},PatientID\n1.2.3,{'0,' * 11}{token}\n")
+    for key in ("site.key", "another.key"):  # corrections that another user's account indexes
+        monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / key))
+        index = build_index(load_bundle(EMBEDDED), read_data_folder(tmp_path / "project"))
+        assert [film.patient for film in index.films] == [token]
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ SOME = "*"
 """In place of a token's digits: some patients of that public set may be among those meant, under other identifiers."""
 VARIABLE = "CXRLINES_SITE_KEY"
 """The environment variable that names another file for the site key."""
-_OWN = re.compile(r"site-[0-9a-f]{8}")
+_OWN = re.compile(rf"{SITE}-[0-9a-f]{{8}}")
 
 
 class KeyFileError(Error):
@@ -108,6 +108,12 @@ def tokens(patients: Iterable[str], name: str) -> list[str]:
         else f"{name}:{hmac.digest(secret, text.encode(), 'sha256').hex()[:DIGITS]}"
         for patient in patients
     ]
+
+
+def is_site_token(patient: str) -> bool:
+    """Whether a patient is named by a token of some site's key, as in the tables of corrections."""
+    name, _, digits = patient.partition(":")
+    return bool(_OWN.fullmatch(name) and re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", digits))
 
 
 def cut(token: str) -> str:

@@ -22,7 +22,18 @@ from cxrlines.core.nearest import nearest_rows
 from cxrlines.io.annotations import Line
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.films import kind_of, read_bytes
-from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
+from cxrlines.io.patients import (
+    BARE,
+    VARIABLE,
+    as_known,
+    foreign,
+    is_phantom,
+    is_site_token,
+    key_name,
+    names_in,
+    site_key_file,
+    tokens,
+)
 from cxrlines.io.rows import PLACEHOLDERS
 from cxrlines.io.studies import Studies
 from cxrlines.io.tables import DataFolder
@@ -225,7 +236,9 @@ def build_index(
         size = np.array(embedded.shape[::-1])
         lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in data.lines.get(study.id, ()))
         of_file = _dicom_names(read_bytes(Path(study.film)))[1] if study.patient == study.id else ""
-        films.append(IndexedFilm(study.id, tokens([of_file or study.patient], own)[0], embedded.key, labels, lines))
+        patient = of_file or study.patient
+        token = patient if is_site_token(patient) else tokens([patient], own)[0]
+        films.append(IndexedFilm(study.id, token, embedded.key, labels, lines))
         vectors.append(embedded.vector)
     if not films:
         first = next(iter(left_out.values()), "the data has no films")
@@ -238,7 +251,8 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
 
     Raises:
         IndexFileError: There is none, it is cut short, of another kind or newer; or, if a bundle is given, it was made
-            by another model; or it has over `EXACT` films and faiss is not installed.
+            by another model; its patients are named under another site's key, so that a film's own patient would not
+            be recognised; or it has over `EXACT` films and faiss is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -261,6 +275,12 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`",
         )
     films, embeddings = _read_films(path, file)
+    if others := foreign(names_in(film.patient for film in films)):
+        raise IndexFileError(
+            f"{path} names patients under the key {', '.join(sorted(others))}, which is not that in {site_key_file()}: "
+            "films of a query's own patient would not be recognised",
+            f"name the file of that key by {VARIABLE}, or make the index again under the key used here",
+        )
     return Index(films, embeddings, embedder)
 
 

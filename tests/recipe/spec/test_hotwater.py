@@ -122,7 +122,7 @@ def test_every_snippet_of_the_page_loads(tmp_path, snippet):
 
 
 def test_what_the_page_names_exists(full):
-    for path in set(re.findall(r"`([a-z_]+/[a-z_]+\.py)`", PAGE)):
+    for path in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", PAGE)):
         assert (ROOT / "src/cxrlines" / path).is_file(), path
     named = re.findall(r"members? ((?:`[a-z-]+`(?:, )?)+)", PAGE.partition("## How it is written")[0])
     members = {name for group in named for name in re.findall(r"`([a-z-]+)`", group)}

@@ -34,8 +34,8 @@ assert all(kind is MapKind.LINE for kind, _ in MAPS[:_LINES])  # slices, since a
 class MapTarget(Target):
     """Heatmaps of the annotated films: where lines run, where they end, where the carina lies.
 
-    In an `all` stage films without annotation count for the other targets alone. On an annotated film, a device without
-    a line teaches an empty map where all its labels are 0, else nothing. Landmarks need a `landmarks.csv`.
+    In an `all` stage films without annotation teach no line and no tip. On an annotated film, a device without a line
+    teaches an empty map where all its labels are 0, else nothing. Landmarks are those of `landmarks.csv`, on any film.
     Where the tip of a line is not seen (`tip_seen` 0), its film teaches no tip of the device, and nothing ahead of the
     line's end (`heatmaps.BEYOND`).
     """
