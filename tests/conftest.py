@@ -93,7 +93,7 @@ members:
     backbone: resnet10t
     stages:
       teacher: {start: scratch, films: {which: annotated, view: overlay}}
-      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
+      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}, labels: {}}}
       finetune: {start: student, schedule: {epochs: 2, ema: 0.9}}
   plain:
     backbone: resnet10t

@@ -213,6 +213,8 @@ def test_a_mapping_changes_fields_of_a_policy():
         ({"policy": "none", "clahe": "often"}, "augment.clahe is 'often'; .*valid number"),
         ({"policy": "none", "gammas": [1.7, 0.6]}, r"augment.gammas is \[1.7, 0.6\]; a range is \[low, high\]"),
         ({"policy": "none", "jpeg_quality": [99, 101]}, r"augment.jpeg_quality is \[99, 101\]; allowed: 1 to 100"),
+        ({"policy": "none", "flip": True}, "augment.flip is true; must be a number"),
+        ({"policy": "none", "gammas": [False, 2]}, r"augment.gammas is \[false, 2\]; must be a number"),
         ({"policy": "none", "lens": [-1, 1]}, r"augment.lens is \[-1, 1\]; allowed: -0.35 to 10"),
         ({"policy": "none", "downscale": [0.5]}, "augment.downscale.1 is .*Field required"),
         ({"policy": "none", "blur_kernels": [4]}, r"augment.blur_kernels is \[4\]; allowed: one or more odd numbers"),

@@ -100,9 +100,9 @@ def made(make: Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
-def ours(head: str, backbone: str = "resnet10t") -> Classifier:
+def ours(head: str, backbone: str = "resnet10t", exclusive: bool = False) -> Classifier:
     torch.manual_seed(5)
-    return Classifier(backbone, head, weights="none").eval()
+    return Classifier(backbone, head, weights="none", exclusive=exclusive).eval()
 
 
 def outputs_agree(model: Classifier, theirs: nn.Module) -> None:
@@ -152,9 +152,11 @@ def test_it_is_left_where_that_is_wanted(head: str, tmp_path: Path) -> None:
     assert done.fresh == tuple(f"head.{name}" for name in before) and len(done.left_out) >= 2
 
 
-def leaves(theirs: nn.Module, head: str, tmp_path: Path, backbone: str = "resnet10t") -> Adoption:
+def leaves(
+    theirs: nn.Module, head: str, tmp_path: Path, backbone: str = "resnet10t", exclusive: bool = False
+) -> Adoption:
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
-    model = ours(head, backbone)
+    model = ours(head, backbone, exclusive)
     done = adopt(model, tmp_path / "w.pth")
     assert set(done.fresh) == {f"head.{name}" for name in model.head.state_dict()}
     assert not any(line.startswith("head") for line in done.adapted)
@@ -178,6 +180,13 @@ def leaves(theirs: nn.Module, head: str, tmp_path: Path, backbone: str = "resnet
 def test_another_head_is_left_out_whole(make: Callable[[], nn.Module], head: str, tmp_path: Path) -> None:
     done = leaves(made(make), head, tmp_path)
     assert all(": " in line for line in done.left_out) and len(done.left_out) >= 2
+
+
+@pytest.mark.parametrize(("layout", "head"), [("one layer", "gap"), ("multi-head", "attention")])
+def test_states_that_exclude_each_other_take_no_head_of_independent_ones(
+    layout: str, head: str, tmp_path: Path
+) -> None:
+    leaves(made(MODELS[layout][0]), head, tmp_path, exclusive=True)
 
 
 def test_of_two_that_fit_none_is_taken(tmp_path: Path) -> None:

@@ -316,6 +316,9 @@ def make_policy(augment: str | Mapping[str, Any], size: Size, *, flip: bool = Tr
         if field not in known:
             near = did_you_mean(field, known)
             raise ValueError(f"augment.{field}: there is no such field; allowed: policy, {', '.join(known)}{near}")
+        given = changed[field] if isinstance(changed[field], list | tuple) else [changed[field]]
+        if any(isinstance(value, bool) for value in given):  # it would count as 1 or 0
+            raise ValueError(f"augment.{field} is {str(changed[field]).lower()}; must be a number")
     try:
         policy = Policy(size, **POLICIES[name] | ({} if flip else {"flip": 0.0}) | changed)
     except ValidationError as error:

@@ -29,10 +29,11 @@ def fit_head(model: Classifier, tensors: Mapping[str, Tensor], prefix: str) -> H
     """Find the head of `model` among the `tensors` beside those of the backbone, which were found under `prefix`.
 
     The nearest to the backbone is taken: first under its own prefix (timm's own classifier), then under that of the
-    module that holds it, and so on outwards. None where nothing fits, or more than one thing does; or where timm does
-    more before this backbone's classifier than to pool, so that a head of these shapes would see other features.
+    module that holds it, and so on outwards. None where nothing fits, or more than one thing does; where the states of
+    the model's ETT exclude each other, as those of these layouts do not; or where timm does more before this backbone's
+    classifier than to pool, so that a head of these shapes would see other features.
     """
-    if not _pools_alone(model.backbone.net, model.backbone.channels):
+    if model.exclusive or not _pools_alone(model.backbone.net, model.backbone.channels):
         return None
     parts = prefix.split(".")[:-1]
     for end in range(len(parts), -1, -1):

@@ -35,7 +35,7 @@ members:
     backbone: resnet10t
     stages:
       teacher: {films: {which: annotated, view: overlay}}
-      student: {films: {which: annotated}, targets: {features: {of: teacher}}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}, labels: {}}}
   other:
     backbone: resnet10t
     stages:

@@ -44,7 +44,7 @@ members:
     backbone: resnet10t
     head: gem
     folds: [0]
-    stages: {only: {start: base/only}}
+    stages: {only: {start: base/only, schedule: {keep: best, validate_films: 4}}}
   base:
     backbone: resnet10t
     stages: {only: {start: scratch}}
@@ -159,6 +159,7 @@ def test_metrics_and_report_say_what_was_learnt_and_how_many_members_a_film_has(
     metrics = json.loads((run.root / "metrics.json").read_text())
     assert metrics["scope"].startswith("test films, learnt before under soft labels")
     assert metrics["pseudo_labels"] == {"pseudo": "pseudo/fold0/test; pseudo/fold1/test"}
+    assert metrics["epochs_chosen_on_held_out"] == {"pseudo": "onward/only", "onward": "onward/only"}
     own = metrics["out_of_fold"]
     assert own["scope"] == "training films, each by models that never saw its patient"
     count = [len(run.films.held((fold,))) for fold in (0, 1)]
@@ -181,6 +182,7 @@ def test_a_bundle_holds_the_folds_of_each_member_and_says_so(run, tmp_path):
         ("base", 0), ("base", 1), ("onward", 0), ("pseudo", 0), ("pseudo", 1),
     }  # fmt: skip
     assert manifest["meta"]["pseudo_labels"] == ["pseudo/fold0/test", "pseudo/fold1/test"]
+    assert manifest["meta"]["epochs_chosen_on_held_out"] == ["onward/only"]
     assert "different folds" in manifest["meta"]["calibration"]["folds"]["not_fitted"]
     assert manifest["fold_calibration"] is None, "no film shows the average that is read"
 

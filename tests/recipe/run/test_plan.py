@@ -29,7 +29,7 @@ staged:
   backbone: resnet10t
   stages:
     teacher: {films: {which: annotated, view: overlay}}
-    student: {films: {which: annotated}, targets: {features: {of: teacher}}}
+    student: {films: {which: annotated}, targets: {features: {of: teacher}, labels: {}}}
     finetune: {start: student}
 self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: plain}}}}}
 of-staged: {backbone: resnet10t, stages: {soft: {targets: {soft: {of: staged}}}, finetune: {start: soft}}}

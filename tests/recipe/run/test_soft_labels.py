@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlines.core.errors import Error
 from cxrlines.evaluation.ensemble.sharpen import dynamic_temperatures, sharpen
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.recipe.run.folder import HELD_OUT, StepId, read_record
@@ -38,6 +39,11 @@ def test_targets_are_the_predictions_of_the_stages_films_in_its_order():
     assert soft.arrays["soft"][:, 0] == pytest.approx([0.3, 0.1, 0.2])
     assert (soft.arrays["film_weights"] == 1).all()
     assert soft.arrays["soft"].dtype == soft.arrays["film_weights"].dtype == np.float32
+
+
+def test_predictions_without_a_label_are_refused_by_its_name():
+    with pytest.raises(Error, match="have no column 'CVC - Normal'; take those of a model of the same labels"):
+        soft_labels(SoftTarget(of="one"), table().drop(columns="CVC - Normal"), STUDIES)
 
 
 def test_films_without_a_label_above_the_threshold_are_left_out():

@@ -590,7 +590,7 @@ members:
     backbone: resnet10t
     stages:
       teacher: {start: scratch, films: {which: annotated, view: overlay, draw: squares, colour_by: device}}
-      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
+      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}, labels: {}}}
       last:
         start: student
         films: {sampling: rare, rare_below: 0.2, mixup: 0.4, cutmix: 1, flip: false,

@@ -14,7 +14,7 @@ members:
     backbone: resnet50d
     stages:
       teacher: {films: {which: annotated, view: overlay}}
-      student: {films: {which: annotated}, targets: {features: {of: teacher}}, schedule: {lr: 0.01}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}, labels: {}}, schedule: {lr: 0.01}}
 """
 
 
@@ -263,6 +263,30 @@ def test_a_setting_that_nothing_reads_is_said(write):
     ]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "members.resnet200d.stages.student.size=512",
+        "members.*.stages.student.films.augment.rotate=45",
+        "members.*.stages.student.films.augment={policy: light}",
+        "members.*.stages.student.schedule.momentum=0.9",
+        "members.*.stages.finetune.targets={labels: {loss: focal, gamma: 2}}",
+        "members.*.stages.finetune.schedule.keep=best",
+    ],
+)
+def test_the_value_that_holds_anyway_is_said_to_change_nothing(setting):
+    others = [
+        "members.*.stages.student.schedule.optimizer=sgd",
+        "members.*.stages.finetune.targets={labels: {loss: focal}}",
+        "members.*.stages.finetune.schedule.patience=2",
+    ]
+    said: list[str] = []
+    load_recipe("three-stage", others, said.append)
+    assert not said
+    load_recipe("three-stage", [*others, setting], said.append)
+    assert said[-1] == f"note: --set {setting!r} changes nothing: it is the value that holds without it"
+
+
 def test_films_kept_smaller_than_they_are_seen_are_said(write):
     said: list[str] = []
     load_recipe(write(WILD), ["size=640", "store.size=[640, 600]"], said.append)
@@ -271,7 +295,7 @@ def test_films_kept_smaller_than_they_are_seen_are_said(write):
 
 
 def test_a_size_is_a_side_or_height_and_width(write):
-    text = SMALL.replace(", targets: {features: {of: teacher}}", "")  # a teacher's size is its student's
+    text = SMALL.replace(", targets: {features: {of: teacher}, labels: {}}", "")  # a teacher's size is its student's
     recipe = load_recipe(write(text), ["size=[96, 64]", "store.size=[80, 80]", "members.one.stages.teacher.size=48"])
     assert (recipe.size, recipe.store.size) == ((96, 64), 80)
     assert [recipe.size_of("one", stage) for stage in ("teacher", "student")] == [48, (96, 64)]

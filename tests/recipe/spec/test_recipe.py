@@ -17,7 +17,7 @@ members:
     backbone: resnet10t
     stages:
       teacher: {films: {which: annotated, view: overlay}}
-      student: {films: {which: annotated}, targets: {features: {of: teacher}}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}, labels: {}}}
       finetune: {start: student}
   two:
     backbone: resnet10t
@@ -53,6 +53,15 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        # features teach no labels
+        ({"one__stages__last": {"films": {"which": "annotated"}, "targets": {"features": {"of": "teacher"}}}},
+         "stages.last.targets names features alone: a last stage must learn labels too"),
+        ({"one__stages__student__targets": {"features": {"of": "teacher"}},
+          "one__stages__student__schedule": {"keep": "best"}},
+         "schedule.keep is best, which watches the AUC of labels, but targets names features alone"),
+        ({"one__stages__student__targets": {"features": {"of": "teacher"}},
+          "two__stages__soft__targets": {"soft": {"of": "one/student"}}},
+         "'one/student'; stages of one that read plain films: finetune"),
         # soft labels
         ({"two__stages__last": {"targets": {"soft": {"of": "on"}}}},
          r"members.two.stages.last.targets.soft.of is 'on'; allowed: one, two \(did you mean 'one'"),

@@ -1,6 +1,7 @@
 """The losses, against their formulas."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from cxrlines.core.heatmaps import UNKNOWN, draw_maps
 from cxrlines.io.external.layouts import PRESENCE
+from cxrlines.models.classifier import Classifier
 from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
 from cxrlines.training.module import total_loss
 from cxrlines.training.targets.base import Sums
@@ -98,10 +100,11 @@ class Given:
     """What networks made of a batch."""
 
     logits = hard()[0]
+    exclusive = False
 
 
-def of_target(labels: torch.Tensor, **spec) -> torch.Tensor:
-    return value(*LabelTarget(**spec).losses(Given(), {"labels": labels}))  # type: ignore[arg-type]
+def of_target(labels: torch.Tensor, outputs: object = Given(), **spec) -> torch.Tensor:
+    return value(*LabelTarget(**spec).losses(outputs, {"labels": labels}))  # type: ignore[arg-type]
 
 
 def test_a_target_learns_by_the_loss_it_names_with_its_published_numbers():
@@ -123,6 +126,26 @@ def test_smoothing_moves_known_labels_towards_one_half(loss):
     smooth = torch.where(labels == 1, 0.9, torch.where(labels == 0, 0.1, torch.nan))
     torch.testing.assert_close(of_target(labels, loss=loss, smoothing=0.2), of_target(smooth, loss=loss))
     assert of_target(labels, loss=loss, smoothing=0.2) != of_target(labels, loss=loss)
+
+
+def test_smoothed_labels_of_exclusive_states_leave_none_its_share():
+    model = Classifier("resnet10t", "gap", weights="none", exclusive=True)
+    labels = torch.zeros(2, len(LABELS))
+    labels[0, 1] = 1  # an ETT, borderline; no ETT on the second film
+    scores = torch.zeros(2, len(LABELS), requires_grad=True)
+    optimizer = torch.optim.LBFGS([scores], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = of_target(labels, SimpleNamespace(logits=model.logits_of(scores), exclusive=True), smoothing=0.2)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type, no-untyped-call]
+    there, absent = model.logits_of(scores).sigmoid().detach()
+    torch.testing.assert_close(there[:3], torch.tensor([0.05, 0.85, 0.05]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(absent[:3], torch.full((3,), 0.05), rtol=0, atol=1e-3)
+    torch.testing.assert_close(there[3:], torch.full((8,), 0.1), rtol=0, atol=1e-3)
 
 
 def test_a_target_says_its_loss():

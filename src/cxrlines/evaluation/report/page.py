@@ -54,6 +54,7 @@ class Member:
             else empty. Every figure of such a member, and of an ensemble holding it, is marked on the page.
         pseudo_labels: the steps it descends from that learnt the test films under soft labels. Its figures of test
             films are marked.
+        epochs_chosen: the stages it is made from, or its own, whose epoch was chosen on the fold held out.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Member:
     ancestry_unknown: str = ""
     ancestry_trusted: str = ""
     pseudo_labels: str = ""
+    epochs_chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None,
         "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
         "ancestry_trusted": {m.name: m.ancestry_trusted for m in report.members if m.ancestry_trusted},
         "pseudo_labels": {m.name: m.pseudo_labels for m in report.members if m.pseudo_labels},
+        "epochs_chosen_on_held_out": {m.name: m.epochs_chosen for m in report.members if m.epochs_chosen},
         **_members_per_film(report, report.main, resamples),
         "seed": report.seed,
     }

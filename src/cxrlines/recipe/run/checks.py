@@ -45,11 +45,10 @@ def check_networks(recipe: Recipe) -> None:
 
 def _check_frozen(network: Classifier, stage: StageSpec) -> None:
     """`Error` for a pattern of `freeze` that matches nothing, or if all is frozen that targets or a rate move."""
-    schedule, named = stage.schedule, stage.targets.named.items()
+    schedule = stage.schedule
     frozen = schedule.freeze
     held = set(map(id, Frozen(network, frozen).parameters))
-    heads = any(target.classifies for key, target in named if key != "features")  # those are the backbone's
-    moved = ("backbone.", *["head."] * heads, *["decoder."] * stage.targets.reads_maps)
+    moved = ("backbone.", *["head."] * stage.targets.classifies, *["decoder."] * stage.targets.reads_maps)
     if not any(name.startswith(moved) and id(each) not in held for name, each in network.named_parameters()):
         raise Error(
             f"schedule.freeze: {', '.join([frozen] if isinstance(frozen, str) else frozen)} leaves nothing to train: "

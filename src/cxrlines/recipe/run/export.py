@@ -29,7 +29,7 @@ from cxrlines.recipe.run.report import WEIGHTS_FILE
 from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import recipe_of
 from cxrlines.recipe.spec.parts import key_of_patients
-from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.recipe import Recipe, Source
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Lineage, read_lineage
 
@@ -81,6 +81,7 @@ def export_run(
     averaging = averaging_of(recipe, root, tested or held_out)
     leaks, test_leaks = ([str(s.key) for s in steps if s.record.get(kind)] for kind in ("leak", "test_leak"))
     pseudo = sorted({origin for step in steps for origin in step.lineage.pseudo_labels()})
+    chosen = set[Source]().union(*(recipe.epochs_chosen(recipe.source(name)) for name in recipe.averaged))
     metrics, store = root / "metrics.json", open_store(root / "store/train")
     data = Path(json.loads((root / "data.json").read_text())["data"])
     tested_by = None if test_leaks or pseudo else tested
@@ -98,6 +99,7 @@ def export_run(
             "ancestry_trusted": sorted({origin for step in steps for origin in step.lineage.vouched_for()}),
             "leaks": sorted({*leaks, *test_leaks}),
             "pseudo_labels": pseudo,
+            "epochs_chosen_on_held_out": sorted(map(str, chosen)),
             "flip": all(recipe.saw_flips(*recipe.source(name)) for name in recipe.averaged),
             "views": viewed.model_dump(mode="json") if viewed else None,
             "calibration": about,

@@ -63,7 +63,8 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
     for file in (
         "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py",
         "training/config.py", "training/targets/base.py", "training/outputs.py", "training/weight_averaging.py",
-        "training/optimizers.py", "training/accumulation.py", "training/epochs.py", "training/watching.py",
+        "training/optimizers.py", "training/accumulation.py", "training/depthwise.py", "training/epochs.py",
+        "training/watching.py",
     ):  # fmt: skip
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("TwoStep", "model_of"))

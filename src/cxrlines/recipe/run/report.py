@@ -35,7 +35,6 @@ from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
 from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS, is_scored
-from cxrlines.recipe.spec.recipe import Recipe, Source
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
@@ -200,7 +199,7 @@ def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained:
         f"schedule.patience of {', '.join(map(str, sorted(chosen)))} keep that with the best AUC): its out-of-fold "
         "figures are a little too good."
         for name in dict.fromkeys((*recipe.members, *recipe.averaged))
-        if (chosen := _chosen(recipe, recipe.source(name)))
+        if (chosen := recipe.epochs_chosen(recipe.source(name)))
     ]
     if members_per_film.nunique() > 1:
         counts = ", ".join(f"{films:,} films of {n}" for n, films in sorted(members_per_film.value_counts().items()))
@@ -213,12 +212,6 @@ def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained:
         notes.append(f"Not trained, as their folds are none of those asked for: {', '.join(untrained)}.")
     notes += [f"leak, reported and not refused (guard: report): {leak}" for leak in dict.fromkeys(leaks)]
     return notes + ([f"{run.groups.text()}."] if run.groups.text() else [])
-
-
-def _chosen(recipe: Recipe, source: Source) -> set[Source]:
-    """Of a stage and all that it is made from, those whose epoch is chosen on the fold held out."""
-    own = {source} if recipe.spec(source).schedule.keeps_best else set()
-    return own.union(*(_chosen(recipe, parent) for parent in recipe.parents(source)))
 
 
 def _summary(run: Run) -> DataSummary:
@@ -275,6 +268,7 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
         ancestry_unknown=untraced,
         ancestry_trusted=trusted,
         pseudo_labels="; ".join(sorted({name for lineage in lineages for name in lineage.pseudo_labels()})),
+        epochs_chosen="; ".join(sorted(map(str, run.recipe.epochs_chosen(run.recipe.source(name))))),
     )
 
 

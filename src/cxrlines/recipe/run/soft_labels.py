@@ -33,6 +33,11 @@ def soft_labels(
         `soft` (kept, labels), sharpened, and `film_weights` (kept,), of mean 1, both float32. The note has how many
         films are kept and the exponent of each label, or None.
     """
+    if missing := [label for label in LABELS if label not in given]:
+        raise Error(
+            f"soft labels: the predictions have no column {', '.join(map(repr, missing))}",
+            "take those of a model of the same labels",
+        )
     table = given.set_index("study").loc[studies]
     p = table[list(LABELS)].to_numpy(np.float64)
     temperature: float | np.ndarray | None

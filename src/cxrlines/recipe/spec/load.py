@@ -18,12 +18,14 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cxrlines.augment.policy import make_policy
 from cxrlines.core.errors import Error
 from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.transform import height_width, size_text
 from cxrlines.recipe.spec.parts import FoldsSpec, TrackingSpec
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import StageSpec
+from cxrlines.training.config import MOMENTUM
 from cxrlines.training.targets.base import FilmsSpec
 
 
@@ -59,7 +61,9 @@ def load_recipe(
                 say(f"note: --set {setting!r} changes nothing: without it the recipe, or another --set, says the same")
             elif _as_used(without) == _as_used(recipe):
                 why = f"tracking.use is {list(recipe.tracking.use)}, and no tracker there takes it"
-                if without.folds != recipe.folds:
+                if without.members != recipe.members:
+                    why = "it is the value that holds without it"
+                elif without.folds != recipe.folds:
                     why = "folds are read from folds.file, and none are drawn"
                 say(f"note: --set {setting!r} changes nothing: {why}")
     if enlarged := _enlarged(recipe):
@@ -68,15 +72,25 @@ def load_recipe(
     return recipe
 
 
-def _as_used(recipe: Recipe) -> Recipe:
-    """The recipe with the defaults of what it does not use: how folds are drawn beside a file of them, and the
-    addresses of trackers that are not in use."""
+def _as_used(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with the usual values in place of null, and the defaults of what it does not use: how folds are drawn
+    beside a file of them, and the addresses of trackers that are not in use."""
     folds, tracking = recipe.folds, recipe.tracking
     if folds.file:
         folds = FoldsSpec(file=folds.file)
     addresses = {name for name in ("mlflow", "neptune", "wandb") if name not in tracking.use}
     tracking = TrackingSpec.model_validate(tracking.model_dump(exclude=addresses))
-    return recipe.model_copy(update={"folds": folds, "tracking": tracking})
+    used = recipe.model_copy(update={"folds": folds, "tracking": tracking}).model_dump()
+    for source in recipe.sources():
+        spec, values = recipe.spec(source), used["members"][source.member]["stages"][source.stage]
+        values["size"] = recipe.size_of(*source)
+        values["films"]["augment"] = make_policy(spec.films.augment, values["size"], flip=spec.films.flip)
+        values["schedule"]["keep"] = spec.schedule.keeps_best
+        if spec.schedule.momentum is None:
+            values["schedule"]["momentum"] = MOMENTUM.get(spec.schedule.optimizer)
+        if spec.targets.labels:
+            values["targets"]["labels"] = spec.targets.labels.describe(), spec.targets.labels.weight
+    return used
 
 
 def _enlarged(recipe: Recipe) -> str:

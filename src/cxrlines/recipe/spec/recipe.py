@@ -309,6 +309,11 @@ class Recipe(Strict):
         own += map(self.source, (*(soft.teachers if soft else ()), *spec.targets.map_teachers))
         return [*([origin] if origin else []), *own]
 
+    def epochs_chosen(self, source: Source) -> set[Source]:
+        """Of a stage and all that it is made from, those whose epoch is chosen on the fold held out."""
+        own = {source} if self.spec(source).schedule.keeps_best else set()
+        return own.union(*map(self.epochs_chosen, self.parents(source)))
+
     def decodes(self, source: Source) -> bool:
         """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
         origin = self.origin(source)

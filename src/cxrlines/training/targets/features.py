@@ -16,6 +16,7 @@ class FeatureTarget(Target):
     key = "features"
     own_films = True
     lacking = "have no annotated lines; their targets are soft and presence"
+    classifies = False
     needs_lines = True
     draws_lines = True
     frozen_passes = 1

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cxrlines.training.targets.base import BatchOutputs, CodePart, FilmSource, Losses, Sums, Target, TargetData
+from cxrlines.training.targets.presence import STATES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,8 @@ class LabelTarget(Target):
 
     # balanced: positives are weighted by inverse label frequency (loss: bce)
     class_weights: Literal["none", "balanced"] = "none"
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # label smoothing s: a label y becomes y (1 - s) + s / 2
+    # label smoothing s: a label y becomes y (1 - s) + s / 2; of k states that are exclusive, y (1 - s) + s / (k + 1)
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     loss: Literal["bce", "focal", "asymmetric"] = "bce"  # binary cross-entropy, focal loss or asymmetric loss
     gamma: Gamma | None = None  # focusing parameter of the focal loss; null: 2
     # focal loss: weight of positives; negatives weigh 1 - alpha
@@ -71,6 +73,9 @@ class LabelTarget(Target):
         labels = batch["labels"]
         if self.smoothing:
             labels = labels * (1 - self.smoothing) + self.smoothing / 2
+            for states in STATES if outputs.exclusive else ():  # with "none" they sum to 1, and so do these
+                for state in states:
+                    labels[:, state] += self.smoothing * (1 / (len(states) + 1) - 1 / 2)
         if self.loss == "bce":
             return [(1.0, label_loss(outputs.logits, labels, batch.get("positive_weight")))]
         if self.loss == "focal":
