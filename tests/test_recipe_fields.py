@@ -79,7 +79,7 @@ def fields_of(kind: type) -> Iterator[Field]:
 
 def comments_of(kind: type) -> dict[str, str]:
     """Field -> its comment in the code: behind it, or in the lines above it."""
-    found: dict[str, str] = {}
+    found = {"policy": "name of the policy whose fields hold where none is given here"}
     for each in reversed(kind.__mro__):
         if each.__module__.startswith("cxrlines."):
             lines = inspect.getsource(each).splitlines()
@@ -181,7 +181,7 @@ def page() -> str:
         text.append(f"## {heading}\n\n{about}\n")
         text.append("| field | allowed | default | meaning |\n|---|---|---|---|")
         for name, type_, default in fields_of(kind):
-            cells = (f"`{name}`", allowed(type_), value(default), comments.get(name, ""))
+            cells = (f"`{name}`", allowed(type_), value(default), comments[name])
             text.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         text.append("")
     return "\n".join(text)

@@ -1,5 +1,7 @@
 """A step of micro-batches has the gradients of the whole batch: of labels some of which are unknown, and of maps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
 from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import LabelTarget, MapTarget, TargetsSpec
@@ -97,3 +100,20 @@ def test_each_part_without_a_known_map_draws_one():
 def test_fewer_films_than_a_batch_that_it_does_not_divide_are_refused():
     with pytest.raises(Error, match="3 micro-batches do not divide a batch of 8, all films there are"):
         stage(3, batch=12)
+
+
+def test_each_micro_batch_is_mixed_by_a_share_of_its_own():
+    one = stage(4)
+    one.films = replace(one.films, mixing=Mixing(mixup=0.4))
+    batch = one.films.collate([one.films[(0, place)] for place in (4, 5)])
+    learnt, losses = [], one._losses
+
+    def recorded(part):
+        learnt.append(part["labels"])
+        return losses(part)
+
+    one._losses = recorded
+    one.training_step([batch] * 4, 0)
+    for place, labels in enumerate(learnt):
+        torch.testing.assert_close(labels, one._mixed(batch, place)["labels"], rtol=0, atol=0, equal_nan=True)
+    assert len({str(labels) for labels in learnt}) == len(learnt) == 4

@@ -11,10 +11,10 @@ from cxrlines.training.mixing import Mixing, mix
 from cxrlines.training.targets.labels import label_loss
 
 
-def batch(films: int = 6, side: int = 20) -> dict[str, torch.Tensor]:
+def batch(films: int = 6) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     return {
-        "film": torch.randint(0, 256, (films, 1, side, side), dtype=torch.uint8, generator=draw),
+        "film": torch.randint(0, 256, (films, 1, 20, 30), dtype=torch.uint8, generator=draw),
         "labels": torch.randint(0, 2, (films, 11), generator=draw).float(),
     }
 
@@ -41,7 +41,7 @@ def test_it_mixes_as_torchvision_does(kind, oracle, draw):
             assert share == 1
             return
         (top, left), (bottom, right) = changed.amin(dim=0).tolist(), (changed.amax(dim=0) + 1).tolist()
-        assert share == pytest.approx(1 - (bottom - top) * (right - left) / 400, abs=1e-6)
+        assert share == pytest.approx(1 - (bottom - top) * (right - left) / 600, abs=1e-6)
         parameters |= {"box": (left, top, right, bottom), "lam_adjusted": share}
     theirs = oracle(alpha=1.0)
     films = given["film"] if kind == "cutmix" else given["film"].float()
@@ -123,5 +123,5 @@ def test_several_processes_mix_as_one(monkeypatch, world, kind):
 def test_a_box_stays_on_the_film():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        for part in mixing._box(20, 20, 0.3, rng):
-            assert 0 <= part.start <= part.stop <= 20
+        for part, side in zip(mixing._box(20, 30, 0.3, rng), (20, 30), strict=True):
+            assert 0 <= part.start <= part.stop <= side

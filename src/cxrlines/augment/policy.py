@@ -90,6 +90,7 @@ class Policy:
 
     size: Annotated[Size, Sides(16, 8192)]
     # Geometry, in one resampling, before all changes of gray. The crop is always done.
+
     # area of the random crop, as a share of the film; aspect ratio 3:4 to 4:3 where that fits
     crop_area: Annotated[Range, _within(0.05, 1)] = (1.0, 1.0)
     flip: Probability = 0.0  # probability of a left-right flip

@@ -20,6 +20,7 @@ from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
 from cxrlines.io.dicom.header import VIEW_KEYWORDS, parse, view_of
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
+from cxrlines.io.prepare import LATERAL
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import Destination, Unreachable, Verdict, destinations_of, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue, Parcel, QueuedFilm
@@ -42,8 +43,6 @@ POLL_S = 1.0
 """How often the queue is looked into all the same: another process may have changed it (`--retry`)."""
 STOP_S = 45.0
 """How long results on their way are waited for at the end; then they are cut off, to be sent again."""
-LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
-"""View Positions of films that are not frontal."""
 NO_RESULT = "has no result of the kinds in `results`"
 """Why a film is skipped that none of the wanted kinds of results is made of."""
 DISK_ERRORS = (OSError, OutputError, sqlite3.Error)
