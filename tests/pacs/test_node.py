@@ -382,7 +382,7 @@ LATERAL_VIEW.CodeValue, LATERAL_VIEW.CodingSchemeDesignator = "399067008", "SCT"
     ("elements", "why"),
     [
         ({"ViewPosition": "AP", "Modality": "DX"}, None),
-        ({"ViewPosition": "LLD", "Modality": "CR"}, None),  # lateral decubitus: frontal, of a patient who lies on a side
+        ({"ViewPosition": "LLD", "Modality": "CR"}, None),  # lateral decubitus: a frontal film
         ({"ViewPosition": "LL"}, "lateral"),
         ({"ViewCodeSequence": [LATERAL_VIEW]}, "lateral"),
         ({"Manufacturer": "cxrlines"}, "result of cxrlines"),

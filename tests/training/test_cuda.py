@@ -85,6 +85,16 @@ def stage(
     return StageModule(model or network(), config, films, None, **{"view": "plain"} | options)
 
 
+TOOLS: dict[str, dict[str, Any]] = {
+    "accumulated": {"batch": COUNT, "accumulate": 2},
+    "checkpointed": {"checkpoint_gradients": True},
+    "frozen at first": {"freeze": "backbone", "freeze_epochs": 0.5},
+    "averaged": {"ema": None, "swa_from": 0.5},
+    **{optimizer: {"optimizer": optimizer} for optimizer in ("sgd", "nadamw", "lion", "muon")},
+}
+"""What a schedule may add, on labels and heatmaps."""
+
+
 def kinds() -> dict[str, Callable[[dict[str, Any]], StageModule]]:
     labels: dict[str, Target] = {"labels": LabelTarget()}
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
@@ -117,6 +127,11 @@ def kinds() -> dict[str, Callable[[dict[str, Any]], StageModule]]:
             TwoStep(network(decoder="unet"), network(in_channels=1 + len(MAPS))), fit,
             segmenters=[network(decoder="unet"), network(decoder="unet")],
         ),
+    } | {
+        name: lambda fit, tool=tool: stage(
+            labels | {"maps": MapTarget()}, film_set(mapped=mapped), network(decoder="unet"), fit | tool
+        )
+        for name, tool in TOOLS.items()
     }  # fmt: skip
 
 
