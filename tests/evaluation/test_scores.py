@@ -41,7 +41,7 @@ def test_json_has_the_promised_fields_and_plain_values(truth, predictions):
     figures = json.loads(json.dumps(evaluate(predictions, truth, resamples=20).as_dict(), allow_nan=False))
     assert list(figures) == [
         "macro_auc", "ci95", "labels", "ece", "brier", "films", "patients", "not_predicted", "foreign", "left_out",
-        "undefined",
+        "undefined", "notes",
     ]  # fmt: skip
     assert list(figures["labels"]) == NAMES
     assert list(figures["labels"][NAMES[0]]) == ["auc", "ci95", "positives", "brier", "ece"]
@@ -162,6 +162,21 @@ def test_an_optional_label_may_be_missing_from_predictions_or_truth(truth, predi
     assert list(evaluation.labels) == NAMES[:-1] and NAMES[-1] not in evaluation.text()
     evaluation = evaluate(predictions, truth.drop(columns=NAMES[-1]), resamples=5)
     assert evaluation.undefined == {NAMES[-1]: "no known truth"}
+
+
+def test_few_negative_patients_are_said(truth, predictions):
+    few = truth.assign(**{NAMES[2]: [0] * 4 + [1] * 296})
+    patients = few["patient"][:4].nunique()
+    note = f"too few negative patients for an interval to mean much: {NAMES[2]} ({patients})"
+    evaluation = evaluate(predictions, few, resamples=50)
+    assert note in evaluation.notes and note in evaluation.as_dict()["notes"]
+
+
+def test_scores_that_are_ranks_have_no_calibration(truth, predictions):
+    plain = evaluate(predictions, truth, resamples=5)
+    ranks = plain.of_ranks()
+    assert (ranks.ece, ranks.brier, ranks.labels[NAMES[0]].ece, ranks.labels[NAMES[0]].brier) == (None,) * 4
+    assert ranks.macro_auc == plain.macro_auc and ranks.labels[NAMES[0]].auc == plain.labels[NAMES[0]].auc
 
 
 def test_few_positive_patients_are_said(truth, predictions):

@@ -43,6 +43,17 @@ def test_counts_by_hand():
     assert strict.recall.ci95[0] <= 0.5 <= strict.recall.ci95[1]
 
 
+def test_what_the_fit_leaves_out_is_noted():
+    only = FilmCounts(0.9, 1, (1,) * WHOLE, (3,) * WHOLE)
+    false = FilmCounts(0.9, 0, (0,) * WHOLE, (1,) * WHOLE)
+    found = limit_trade([{Device.ETT: only, Device.SWAN: false}] * 2, ["a", "b"], 0.25, resamples=5)
+    assert found.without == (Device.SWAN,) and found.as_dict()["without_true_lines"] == ["SWAN"]
+    assert "note: false lines of SWAN are not counted, as these films have no true ones" in found.text()
+    assert "note: 0.25 cannot be reached by the limits that are tried" in found.text()
+    fine = limit_trade([{Device.ETT: FilmCounts(0.9, 1, (1,) * WHOLE, (0,) * WHOLE)}], ["a"], 0.25, resamples=5)
+    assert fine.without == () and "note" not in fine.text()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_stricter_limits_never_give_more(seed):
     trade = limit_trade(random_films(seed), [str(k) for k in range(40)], 0.25, resamples=5).trade

@@ -67,3 +67,13 @@ def test_beyond_an_end_that_is_no_tip_nothing_counts_where_it_is_asked_for():
     early = np.concatenate([[[405.0, 999.0], [700.0, 500.0]], longer.path])
     for path in (beside, short, early):
         assert match([faded], [replace(longer, path=path)], SHAPE, as_far_as_marked=True) == []
+
+
+def test_what_matches_to_its_end_matches_as_far_as_marked_too():
+    """Points of a found line beyond the mark's end may lie nearer to it than those beside the mark."""
+    path = np.array([[400.0, 0.0], [400.0, 300.0]])
+    faded = Line(Device.NGT, path, None, 1.0, path[-1])
+    for course in ([[420, 47], [431, 147], [401, 285], [395, 318]], [[433, 36], [420, 172], [400, 302], [400, 323]]):
+        found = Line(Device.NGT, np.array(course, float), None)
+        for asked in (False, True):
+            assert match([faded], [found], SHAPE, as_far_as_marked=asked) == [(0, 0)]

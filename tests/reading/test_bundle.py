@@ -67,7 +67,7 @@ def test_a_bundle_gives_back_the_models_and_how_to_feed_them(member: Member, tmp
 def test_a_bundle_is_safetensors_and_json_says_what_it_is_for_and_carries_no_lineage_of_patients(written: Path) -> None:
     assert sorted(p.name for p in written.iterdir()) == ["a-fold0.safetensors", "a-fold1.safetensors", MANIFEST]
     content = json.loads((written / MANIFEST).read_text())
-    assert "Not a medical device" in content["notice"] and content["format"] == 7
+    assert "Not a medical device" in content["notice"] and content["format"] == 8
     assert not any(b"patient p1" in path.read_bytes() for path in written.iterdir())
     assert [p.name for p in written.parent.iterdir()] == ["bundle"]
 
@@ -184,8 +184,8 @@ def test_the_way_out_is_not_part_of_what_is_wrong(written: Path, tmp_path: Path)
 
 
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
-    _edit(written, lambda content: content.update(format=8, anything="new"))
-    with pytest.raises(BundleError, match=r"format 8 is newer than this cxrlines .* \(up to 7\); update cxrlines"):
+    _edit(written, lambda content: content.update(format=9, anything="new"))
+    with pytest.raises(BundleError, match=r"format 9 is newer than this cxrlines .* \(up to 8\); update cxrlines"):
         load_bundle(written)
     _edit(written, lambda content: (content.update(format=3), content.pop("anything"), content["store"].update(NEWER)))
     with pytest.raises(BundleError) as told:
@@ -271,7 +271,7 @@ def _cut(folder: Path) -> None:
 
 
 def _newer(folder: Path) -> None:
-    _edit(folder, lambda content: content.update(format=8))
+    _edit(folder, lambda content: content.update(format=9))
 
 
 def _changed(folder: Path) -> None:
@@ -284,7 +284,7 @@ def _changed(folder: Path) -> None:
     ("harm", "said"),
     [
         (_cut, "a-fold0.safetensors has 1000 bytes where"),
-        (_newer, "bundle.json: format 8 is newer than this cxrlines"),
+        (_newer, "bundle.json: format 9 is newer than this cxrlines"),
         (_changed, "a-fold0.safetensors has other content than was written"),
         (lambda folder: (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:100]), "it was cut short or"),
     ],

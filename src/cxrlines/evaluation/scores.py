@@ -1,6 +1,6 @@
 """Predictions scored against ground truth: every metric with its interval, and notes on what could not be scored."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ FEW_PATIENTS = 10
 class LabelFigures:
     """One label's metrics. `auc` and `ci95` are None where it has one class only; `undefined` says why.
 
-    `patients` are those with a positive film.
+    `patients` are those with a positive film, `negative_patients` those with a negative one.
     """
 
     auc: float | None
     ci95: Interval | None
     positives: int
     patients: int
+    negative_patients: int
     brier: float | None
     ece: float | None
     undefined: str | None
@@ -60,7 +61,13 @@ class Evaluation:
         """Plain numbers, strings, lists and None, ready for JSON."""
         labels = {label: _json(row, "auc", "ci95", "positives", "brier", "ece") for label, row in self.labels.items()}
         counts = _json(self, "ece", "brier", "films", "patients", "not_predicted", "foreign", "left_out")
-        return _json(self, "macro_auc", "ci95") | {"labels": labels} | counts | {"undefined": self.undefined}
+        more = {"undefined": self.undefined, "notes": self.notes}
+        return _json(self, "macro_auc", "ci95") | {"labels": labels} | counts | more
+
+    def of_ranks(self) -> "Evaluation":
+        """The same of scores that are no probabilities: without Brier scores and calibration errors."""
+        labels = {label: replace(figures, brier=None, ece=None) for label, figures in self.labels.items()}
+        return replace(self, labels=labels, brier=None, ece=None)
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -92,9 +99,10 @@ class Evaluation:
         if same := [name for name, column in scores.items() if self.films > 1 and (column == column[0]).all()]:
             all_same = "all labels" if len(same) == len(scores) else ", ".join(same)
             notes.append(f"the prediction is the same on every film, as in sample_submission.csv: {all_same}")
-        few = [f"{name} ({f.patients})" for name, f in self.labels.items() if f.ci95 and f.patients < FEW_PATIENTS]
-        if few:
-            notes.append(f"too few positive patients for an interval to mean much: {', '.join(few)}")
+        for kind, of in (("positive", "patients"), ("negative", "negative_patients")):
+            counts = {name: getattr(figures, of) for name, figures in self.labels.items() if figures.ci95}
+            if few := [f"{name} ({count})" for name, count in counts.items() if count < FEW_PATIENTS]:
+                notes.append(f"too few {kind} patients for an interval to mean much: {', '.join(few)}")
         return notes
 
     def text(self) -> str:
@@ -152,6 +160,7 @@ def evaluate(
                 ci95=percentile_interval(resampled[:, k]),
                 positives=int((known[:, k] == 1).sum()),
                 patients=len(set(patients[known[:, k] == 1])),
+                negative_patients=len(set(patients[known[:, k] == 0])),
                 brier=brier(known[:, k], p[:, k]),
                 ece=calibration_error(known[:, k], p[:, k]),
                 undefined=why_undefined(known[:, k]),

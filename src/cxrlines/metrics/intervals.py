@@ -25,7 +25,7 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> Iterator
     and the same seed, give the same draws, so that two models on the same films can be compared pair by pair.
     Of fewer than two patients there is one block without resamples: (0, films).
     """
-    names, patient_of = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    names, patient_of = np.unique(np.array([str(patient) for patient in patients], object), return_inverse=True)
     for draws in _draws(len(names), resamples, seed, max(1, _CELLS // max(1, len(patient_of)))):
         yield draws[:, patient_of]
 
@@ -50,7 +50,7 @@ def resampled_aucs(
 
     Without rows where there are fewer than two patients. `truth` and `scores` are (films, labels), `patients` (films,).
     """
-    names, patient_of = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    names, patient_of = np.unique(np.array([str(patient) for patient in patients], object), return_inverse=True)
     rankings = [Ranking(truth[:, k], scores[:, k], patient_of) for k in range(truth.shape[1])]
     blocks = [
         np.stack([ranking.weighted_aucs(draws) for ranking in rankings], axis=1)

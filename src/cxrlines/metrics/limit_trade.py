@@ -45,13 +45,14 @@ class Limit:
 class LimitTrade:
     """By device all limits that were tried, and those fitted to the wanted number of false positives a film.
 
-    A device without true lines has no trade.
+    A device without true lines has no trade, and its false lines are not counted; `without` names those that have any.
     """
 
     wanted: float
     films: int
     trade: dict[Device, tuple[Limit, ...]]
     fitted: dict[Device, Limit]
+    without: tuple[Device, ...] = ()
 
     def text(self) -> str:
         """The fitted limits, and the trade over confidence at the fitted limit of the classifier, for people."""
@@ -65,7 +66,11 @@ class LimitTrade:
         head = (
             f"limits fitted on these {self.films} films to {self.wanted:g} false positives a film ({spent:.2f} spent)"
         )
-        return f"{head}; judge them on other patients\n{table(rows)}"
+        notes = [] if spent <= self.wanted else [f"{self.wanted:g} cannot be reached by the limits that are tried"]
+        if self.without:
+            names = ", ".join(device.name for device in self.without)
+            notes.append(f"false lines of {names} are not counted, as these films have no true ones")
+        return "\n".join([f"{head}; judge them on other patients", table(rows), *(f"note: {note}" for note in notes)])
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON; devices by name."""
@@ -74,6 +79,7 @@ class LimitTrade:
             "films": self.films,
             "trade": {device.name: [asdict(one) for one in each] for device, each in self.trade.items()},
             "fitted": {device.name: asdict(one) for device, one in self.fitted.items()},
+            "without_true_lines": [device.name for device in self.without],
         }
 
 
@@ -98,7 +104,7 @@ def limit_trade(
 
     Of each film the devices that are known on it.
     """
-    trade, lines = {}, {}
+    trade, lines, without = {}, {}, []
     weights = np.concatenate(list(patient_weights(np.array(patients), resamples, seed)))
     weights = np.concatenate([np.ones((1, len(films)), np.int64), weights])  # the films themselves, then the draws
     for device in Device:
@@ -113,7 +119,9 @@ def limit_trade(
                 for presence in PRESENCES
                 for k, confidence in enumerate(CONFIDENCES)
             )
-    return LimitTrade(wanted, len(films), trade, _fitted(trade, lines, wanted))
+        elif any(any(one.false) for one in counts):
+            without.append(device)
+    return LimitTrade(wanted, len(films), trade, _fitted(trade, lines, wanted), tuple(without))
 
 
 def _limit(

@@ -41,11 +41,12 @@ def match(
         for j, other in enumerate(others):
             if true[i].device is found[j].device and len(path) and len(other):
                 between = np.hypot(*(path[:, None] - other).transpose(2, 0, 1))
-                on = np.ones(len(other), bool)
+                back = between.min(axis=0)
+                off = back.mean()
                 if as_far_as_marked and true[i].followed_to is not None:
                     on = between.argmin(axis=0) < len(path) - 1
-                if on.any():
-                    distance[i, j] = (between.min(axis=1).mean() + between[:, on].min(axis=0).mean()) / 2 / height
+                    off = min(off, back[on].mean()) if on.any() else off
+                distance[i, j] = (between.min(axis=1).mean() + off) / 2 / height
     distance[distance > TOLERANCE] = far
     return [(i, j) for i, j in assigned(distance) if distance[i, j] < far]
 

@@ -29,9 +29,9 @@ from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle of the embedded reader; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
-FORMAT = 7
+FORMAT = 8
 """1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean, 4 no ONNX files, 5
-weights within these, 6 no `confident`; all are read."""
+weights within these, 6 no `confident`, 7 no `prior`; all are read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
 
@@ -125,6 +125,8 @@ class Manifest(_Part):
         fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
             it is.
         calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
+        prior: By state of an exclusive device, its odds against none of the device's states at the frequencies that the
+            probabilities hold for, over those where they were calibrated; see `frequencies.with_prior`.
         thresholds: On calibrated probabilities.
         denied: By `Device.name`, the probability below which no line is given; see `interpretation.fit_suppression`.
         confident: By `Device.name`, the confidence below which no line is given; see `trace.lines.find_lines`.
@@ -143,6 +145,7 @@ class Manifest(_Part):
     meta: dict[str, Any]
     fold_calibration: dict[Label, Logistic] | None = None
     calibration: dict[Label, Logistic] | None = None
+    prior: dict[Label, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None
     denied: dict[DeviceName, Share] | None = None
     confident: dict[DeviceName, Share] | None = None

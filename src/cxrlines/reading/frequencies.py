@@ -2,10 +2,11 @@
 
 A classifier that was calibrated on films on which every state is as frequent as every other says "abnormal" too often
 where it is rare. If films with a label look alike in both places, as do those without it, Bayes' rule moves its odds by
-the ratio of the odds of its frequency there and here (Saerens et al., Neural Computation 2002;14:21).
+the ratio of the odds of its frequency there and here (Saerens et al., Neural Computation 2002;14:21). States that
+exclude each other are moved together, each with its own ratio: films without one of them are a mixture of the others.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cxrlines.io.tables import read_labels
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import Bundle, BundleError, DeviceName, Label, Manifest, Share, ThresholdEntry
-from cxrlines.task import LABELS, LABELS_OF, UNKNOWN, Device
+from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, UNKNOWN, Device
 
 FREQUENCIES = "frequencies"
 """Key in a bundle's `meta["calibration"]`: the frequencies that its probabilities hold for."""
@@ -47,8 +48,8 @@ class Frequencies(BaseModel):
         devices = {}
         for device in Device:
             own = np.stack([columns[label] for label in LABELS_OF[device]])
-            has = (own == 1).any(axis=0)
-            devices[device.name] = _fraction(has, has | (own != UNKNOWN).all(axis=0))
+            # of films with all of its labels known: others would count where they have it, and not where they lack it
+            devices[device.name] = _fraction((own == 1).any(axis=0), (own != UNKNOWN).all(axis=0))
         return cls(
             source=source,
             films=len(truth),
@@ -87,11 +88,13 @@ RANZCR = Frequencies(
 
 
 def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
-    """The bundle's manifest with probabilities at other frequencies: `calibration`, `thresholds` and `denied` moved.
+    """The bundle's manifest, its probabilities at other frequencies: `calibration`, `prior`, thresholds, limits moved.
 
-    A label that either set has on no film, on all, or does not know, stays as it is. Thresholds of a wanted precision
+    A label that either set has on no film, on all, or does not know, stays as it is; of an exclusive device all states
+    do then. Thresholds of a wanted precision
     go, as it is another now; those of a wanted sensitivity call the same films, and their precision follows from their
-    rates. Limits of suppression move by their device's frequency, which is near the same lines but not quite.
+    rates; of an exclusive device they are moved as of films on which its other states are out of question. Limits of
+    suppression move by their device's frequency, which is near the same lines but not quite.
 
     Raises:
         BundleError: The bundle is not calibrated, or does not say at which frequencies.
@@ -106,27 +109,63 @@ def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
             f"{bundle.folder}: does not say at which frequencies it was calibrated",
             "export it again from its run (`cxrlines bundle RUN --out BUNDLE`)",
         ) from None
-    label_shifts = _shifts(here.labels, wanted.labels)
-    device_shifts = _shifts(here.devices, wanted.devices)
+    odds = _state_odds(here.labels, wanted.labels, manifest.labels)
+    of_states = {label for device in EXCLUSIVE for label in LABELS_OF[device]}
+    label_shifts = {name: by for name, by in _shifts(here.labels, wanted.labels).items() if name not in of_states}
+    limit_shifts = label_shifts | {label: float(np.log(by)) for label, by in odds.items()}
+    still = {device.name for device in EXCLUSIVE if LABELS_OF[device][0] not in odds}
+    device_shifts = {name: by for name, by in _shifts(here.devices, wanted.devices).items() if name not in still}
     now = wanted.model_copy(
         update={
-            "labels": here.labels | {label: wanted.labels[label] for label in label_shifts},
+            "labels": here.labels | {label: wanted.labels[label] for label in limit_shifts},
             "devices": here.devices | {name: wanted.devices[name] for name in device_shifts},
         }
     )
     about = manifest.meta["calibration"] | {FREQUENCIES: now.model_dump(), "frequencies_before": here.source}
     fields: dict[str, Any] = {
         "calibration": _moved_calibration(manifest, label_shifts),
+        "prior": {label: by * (manifest.prior or {}).get(label, 1.0) for label, by in odds.items()} or manifest.prior,
         "meta": manifest.meta | {"calibration": about},
     }
     if manifest.thresholds:
         fields["thresholds"] = {
-            label: _moved_thresholds(own, label_shifts[label], wanted.labels[label]) if label in label_shifts else own
+            label: _moved_thresholds(own, limit_shifts[label], wanted.labels[label]) if label in limit_shifts else own
             for label, own in manifest.thresholds.items()
         }
     if manifest.denied:
         fields["denied"] = {name: moved(limit, device_shifts.get(name, 0.0)) for name, limit in manifest.denied.items()}
     return manifest.model_copy(update=fields)
+
+
+def with_prior(p: np.ndarray, labels: Sequence[str], prior: Mapping[str, float]) -> np.ndarray:
+    """Probabilities (..., labels) at other frequencies of exclusive states, by Bayes' rule; float64.
+
+    Of a device's states k with probabilities p_k and odds w_k (`Manifest.prior`): w_k p_k / (1 - sum p + sum w p). A
+    device of which not every state is among `labels` and in `prior` stays as it is.
+    """
+    out = np.array(p, np.float64)
+    for device in EXCLUSIVE:
+        if all(label in labels and label in prior for label in LABELS_OF[device]):
+            columns = [labels.index(label) for label in LABELS_OF[device]]
+            weighted = out[..., columns] * [prior[label] for label in LABELS_OF[device]]
+            none = np.maximum(0.0, 1 - out[..., columns].sum(axis=-1, keepdims=True))
+            whole = none + weighted.sum(axis=-1, keepdims=True)
+            out[..., columns] = np.divide(weighted, whole, out=weighted, where=whole > 0)
+    return out
+
+
+def _state_odds(here: Mapping[str, float], there: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    """By state of each exclusive device, its odds against none of the states there, over those here; of devices whose
+    states are all among `labels` and, like their absence, above 0 in both places."""
+    odds: dict[str, float] = {}
+    for device in EXCLUSIVE:
+        states = LABELS_OF[device]
+        if not all(label in labels and here.get(label, 0) > 0 and there.get(label, 0) > 0 for label in states):
+            continue
+        none_here, none_there = (1 - sum(of[label] for label in states) for of in (here, there))
+        if min(none_here, none_there) > 0:
+            odds |= {label: there[label] / here[label] * none_here / none_there for label in states}
+    return odds
 
 
 def moved(p: float, shift: float) -> float:

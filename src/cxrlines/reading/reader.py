@@ -33,6 +33,7 @@ from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, BundleError, load_bundle
 from cxrlines.reading.engines import Engine, FilmViews
 from cxrlines.reading.engines.choice import engine_of
+from cxrlines.reading.frequencies import with_prior
 from cxrlines.reading.interpretation import FilmMaps, findings_of
 from cxrlines.reading.prefetch import ahead, in_batches
 from cxrlines.reading.probe import Probe, read_probe
@@ -190,8 +191,9 @@ class Reader:
                 f"{film.name}: the models of {self.bundle.folder} give values that are not numbers",
                 "use another bundle",
             )
-        labels = self.bundle.manifest.labels
+        labels, prior = self.bundle.manifest.labels, self.bundle.manifest.prior
         calibrated = row if self._calibration is None else self._calibration.apply(row, labels)
+        calibrated = with_prior(calibrated, labels, prior) if prior else calibrated
         return dict(zip(labels, calibrated.tolist(), strict=True))
 
     def _in_batches(

@@ -183,6 +183,14 @@ def test_what_cannot_be_evaluated_is_named(known, bundle_of):
         of_fold(bundle_of([], []), 7)
 
 
+def test_one_fold_of_a_bundle_at_other_frequencies_is_refused(bundle_of):
+    moved = bundle_of([], [])
+    meta = {"calibration": {"frequencies_before": "films"}}
+    moved = replace(moved, manifest=moved.manifest.model_copy(update={"meta": meta}))
+    with pytest.raises(BundleError, match=r"moved to other frequencies .*; leave --fold out, or evaluate the bundle"):
+        of_fold(moved, 0)
+
+
 def test_an_unreadable_film_is_counted_and_costs_no_other(known, bundle_of, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no film")
     bad = ReferenceFilm(tmp_path / "bad.jpg", "p", known.films[0].compare)

@@ -106,10 +106,37 @@ def test_an_unknown_baseline_does_not_mark_the_ensemble(report, tmp_path):
 
 def test_an_ensemble_of_one_is_not_compared_with_itself(report, tmp_path):
     members = [member for member in report.members if member.name != "multi-head"]
-    write_report(replace(report, members=members), tmp_path / "report.html", resamples=5)
+    alone = {**report.main.by_name, "ensemble": report.main.by_name["three-stage"]}
+    one = replace(report, members=members, main=replace(report.main, by_name=alone))
+    write_report(one, tmp_path / "report.html", resamples=5)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "It has one member, three-stage: their figures are the same." in text
     assert "than its member" not in text and "than the baseline" in text
+
+
+def test_an_ensemble_of_several_stages_of_one_member_is_compared_with_it(report, tmp_path):
+    members = [member for member in report.members if member.name != "multi-head"]
+    write_report(replace(report, members=members), tmp_path / "report.html", resamples=5)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "their figures are the same" not in text and "than its member “three-stage”" in text
+
+
+def test_ranks_are_shown_as_no_probabilities(report, tmp_path):
+    metrics = write_report(replace(report, ranks=True), tmp_path / "report.html", resamples=5)
+    page = (tmp_path / "report.html").read_text()
+    assert (metrics["ece"], metrics["brier"]) == (None, None) and metrics["ensemble"]["macro_auc"]
+    assert "mean ranks, which are no probabilities" in page
+    assert 'id="calibration"' not in page and 'id="films"' not in page
+
+
+def test_patients_in_several_folds_are_counted(report, tmp_path):
+    write_report(report, tmp_path / "report.html", resamples=5)
+    assert "No patient is in two folds." in (tmp_path / "report.html").read_text()
+    patient = report.folds["patient"].iloc[0]
+    apart = report.folds.assign(patient=report.folds["patient"].where(report.folds["fold"] == 0, patient))
+    write_report(replace(report, folds=apart), tmp_path / "report.html", resamples=5)
+    page = (tmp_path / "report.html").read_text()
+    assert "No patient is in two folds." not in page and "in several folds" in page
 
 
 def test_out_of_fold_stands_beside(report, tmp_path):

@@ -42,10 +42,12 @@ class Table(SimpleNamespace):
 def fitted(tmp_path, monkeypatch):
     """`calibrated` of a run on made-up predictions."""
 
-    def fit(train: int, test: int, labelled: bool = True):
+    def fit(train: int, test: int, labelled: bool = True, without: int = 0):
         rng = np.random.default_rng(0)
         (truth, said), (tested, test_said) = world(rng, train), world(rng, test)
         tables = {"train": Table("train", truth), "test": Table("test", tested, labelled)}
+        tables["test"].studies = tables["test"].studies.astype({label: float for label in LABELS if labelled})
+        tables["test"].studies.loc[: without - 1, [*LABELS] if labelled else []] = np.nan  # rows that cannot be used
         monkeypatch.setattr(module, "read_dataset", lambda data, split: tables[split])
         monkeypatch.setattr(module, "open_store", lambda folder: tables[folder.name])
         if test:
@@ -103,6 +105,13 @@ def test_neither_labels_nor_many_test_films_are_needed(fitted):
     assert "without their labels" in about["mean"]["fitted_on"] and about["limits_of_test_films"] == []
     truth, said = world(np.random.default_rng(1), 40_000)
     assert calibration_error(truth, read(said, numbers)) < 0.012
+
+
+def test_test_films_without_a_usable_row_are_no_ground_truth(fitted):
+    whole, part = fitted(train=300, test=60), fitted(train=300, test=60, without=7)
+    assert whole[0]["mean"]["judged_on"] == "60 test films" and part[0]["mean"]["judged_on"] == "53 test films"
+    assert part[1].calibration == whole[1].calibration, "it needs no labels"
+    assert part[0]["mean"]["figures"] != whole[0]["mean"]["figures"]
 
 
 def test_without_any_test_films_it_is_better_than_one_line_for_the_mean(fitted):

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from cxrlines.recipe.run.report import _notes
+from cxrlines.evaluation.scores import evaluate
+from cxrlines.recipe.run.report import _notes, _scored
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.task import LABELS
 
 
 def notes_of(recipe: Recipe) -> list[str]:
@@ -62,3 +64,14 @@ members:
 def test_of_the_published_system_both_multi_head_members_are_noted() -> None:
     notes = [note.split()[0] for note in notes_of(load_recipe("hotwater"))]
     assert notes == ["multi-head", "multi-head-soft"]
+
+
+def test_test_films_that_are_not_predicted_are_counted() -> None:
+    truth = pd.DataFrame({"study": list("abc"), "patient": list("pqr")} | dict.fromkeys(LABELS, [0, 1, 0]))
+    predictions = {"ensemble": pd.DataFrame({"study": list("ab")} | dict.fromkeys(LABELS, [0.2, 0.7]))}
+    found = {
+        whole: _scored(predictions, SimpleNamespace(studies=truth), "films", pd.Series([1, 1]), whole=whole)
+        for whole in (True, False)
+    }
+    for whole, missing in ((True, 1), (False, 0)):  # a fold that was not trained is no film that was left out
+        assert evaluate(predictions["ensemble"], found[whole].truth, resamples=2).not_predicted == missing

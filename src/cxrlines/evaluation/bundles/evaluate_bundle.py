@@ -241,8 +241,14 @@ def _causes(film: EvaluatedReading, found: Findings, maps: FilmMaps | None, bund
 def of_fold(bundle: Bundle, fold: int) -> Bundle:
     """The bundle with the models of one fold alone. `BundleError` if it has none of that fold.
 
-    What was fitted on the mean of several folds is left out where each is calibrated by itself.
+    What was fitted on the mean of several folds is left out where each is calibrated by itself. `BundleError` also
+    where probabilities were moved to other frequencies, which one fold's are not.
     """
+    if "frequencies_before" in bundle.manifest.meta.get("calibration", {}):
+        raise BundleError(
+            f"{bundle.folder}: its probabilities were moved to other frequencies (--prior), not those of one fold",
+            "leave --fold out, or evaluate the bundle that it was made from",
+        )
     models = tuple(entry for entry in bundle.manifest.models if entry.fold == fold)
     if not models:
         folds = sorted({entry.fold for entry in bundle.manifest.models})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from cxrlines.core.files import write_text
@@ -101,6 +102,7 @@ class Report:
     out_of_fold: Predictions | None = None  # on the training films, each by members that did not see its patient
     film_of: FilmOf | None = None  # gives a study of `main` as pixels and lines; None leaves the films off the page
     views: "Viewed | None" = None
+    ranks: bool = False  # whether the ensemble's values are mean ranks, which are no probabilities
     steps: Sequence[Mapping[str, object]] = ()  # of each `member, fold, stage, seconds, films`; fold, films: or None
     notes: Sequence[str] = ()  # sentences to be read with the headline
 
@@ -139,7 +141,8 @@ def _evaluated(report: Report, predictions: Predictions, resamples: int) -> Eval
         there = ", ".join(predictions.by_name) or "nobody"
         raise ValueError(f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of {there}")
     how = {"resamples": resamples, "seed": report.seed}
-    return {name: evaluate(predictions.by_name[name], predictions.truth, **how) for name in names}
+    found = {name: evaluate(predictions.by_name[name], predictions.truth, **how) for name in names}
+    return found | ({ENSEMBLE: found[ENSEMBLE].of_ranks()} if report.ranks else {})
 
 
 def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None, resamples: int) -> dict[str, Any]:
@@ -235,10 +238,11 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None, vi
         pseudo_labelled={m.name for m in learnt} | {ENSEMBLE for m in learnt if m.role == "member"},
         verdicts=_verdicts(report, main),
         folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
+        split=0 if report.folds is None else int((report.folds.groupby("patient")["fold"].nunique() > 1).sum()),
         stage_columns=list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage)),
         forest=figures.forest(main),
         rocs=figures.roc_curves(ensemble.truth, ensemble.scores, labels),
-        calibrations=figures.calibration_curves(ensemble.truth, ensemble.scores, labels),
+        calibrations=[] if report.ranks else figures.calibration_curves(ensemble.truth, ensemble.scores, labels),
         few_films=figures.FEW_FILMS,
         devices=[(device, DEVICES[device].text, css_colour(DEVICES[device].colour)) for device in devices],
         states_of={
@@ -253,7 +257,7 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None, vi
 
 def _mistakes(report: Report) -> Iterator[tuple[Mistake, Picture | None]]:
     """The worst films with their pictures; None where one cannot be shown."""
-    if report.film_of is None:
+    if report.film_of is None or report.ranks:
         return
     for mistake in worst(report.main.truth, report.main.by_name[ENSEMBLE]):
         try:
@@ -272,7 +276,7 @@ def _verdicts(report: Report, evaluations: Evaluations) -> list[str]:
     members = [member for member in report.members if member.role == "member"]
     best = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
     for member in report.members:
-        if members == [member]:
+        if members == [member] and np.array_equal(evaluations[ENSEMBLE].scores, evaluations[member.name].scores):
             sentences.append(f"It has one member, {member.name}: their figures are the same.")
             continue
         difference = compare(evaluations[ENSEMBLE], evaluations[member.name])

@@ -29,7 +29,7 @@ from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.bundle_writing import Fitted
 from cxrlines.reading.frequencies import FREQUENCIES, Frequencies
 from cxrlines.reading.interpretation import fit_suppression
-from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
+from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, UNKNOWN, Device
 
 PARTS = 5
 """Where all films are of one predictor, their patients in so many parts stand for folds in nested figures."""
@@ -106,7 +106,8 @@ def _of_mean(
         return calibration, about, None
     mean = _Predicted.of({0: as_predictions(studies, calibrated.mean(axis=0))}, test, usable)
     figures = before_and_after(mean.truth, raw.mean(axis=0), calibration.apply(mean.p))
-    return calibration, about | {"judged_on": f"{len(studies)} test films", "figures": figures}, mean
+    labelled = int((mean.truth != UNKNOWN).any(axis=1).sum())
+    return calibration, about | {"judged_on": f"{labelled} test films", "figures": figures}, mean
 
 
 def _limits(
@@ -143,7 +144,8 @@ class _Predicted:
         patients = known["patient"].astype(str).to_numpy()
         fold = frame["fold"].to_numpy()
         parts = fold if len(frames) > 1 else np.unique(patients, return_inverse=True)[1] % PARTS
-        return cls(frame[list(LABELS)].to_numpy(), known[list(LABELS)].to_numpy(), patients, parts)
+        truth = known[list(LABELS)].fillna(UNKNOWN).to_numpy(np.int64)  # a film whose row could not be used has none
+        return cls(frame[list(LABELS)].to_numpy(), truth, patients, parts)
 
     def fit(self, what: str) -> tuple[Calibration, dict[str, Any]]:
         """The calibration of the predictor, and its description."""

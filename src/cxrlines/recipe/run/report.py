@@ -95,7 +95,7 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
         predictions, members_per_test_film = _gather(run, steps, TEST, average_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies) and (run.test.studies[list(LABELS)] >= 0).any(axis=None):
-            tested = _scored(predictions, run.test, _tested(lineages, test_leaks), members_per_test_film)
+            tested = _scored(predictions, run.test, _tested(lineages, test_leaks), members_per_test_film, whole=True)
             film_of = _FilmOf(run.test, run.test_store)
     _write(held_out, run.root / "predictions/out_of_fold")
     viewed = _viewed(run, steps, scored, tested, average, average_test)
@@ -109,6 +109,7 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
         members=[_member(run, steps, name) for name in run.recipe.members if name in held_out],
         main=tested or scored,
         views=viewed,
+        ranks=run.recipe.ensemble.how == "rank",
         out_of_fold=scored if tested else None,
         film_of=film_of,
         steps=[_cost(step, record.get("seconds", 0.0)) for step, record in records.items()],
@@ -170,8 +171,11 @@ def _viewed(
     return Viewed(", ".join(["plain", *(["flipped"] if spec.flip else []), *scales]), found)
 
 
-def _scored(predictions: Frames, dataset: Dataset, scope: str, members_per_film: pd.Series) -> Predictions:
-    shown = dataset.studies["study"].isin(set(predictions[ENSEMBLE]["study"]))
+def _scored(
+    predictions: Frames, dataset: Dataset, scope: str, members_per_film: pd.Series, *, whole: bool = False
+) -> Predictions:
+    """With the truth of the films predicted; of the `whole` set, so that those not predicted are counted."""
+    shown = whole | dataset.studies["study"].isin(set(predictions[ENSEMBLE]["study"]))
     truth = dataset.studies[shown][["study", "patient", *LABELS]].reset_index(drop=True)
     return Predictions(scope, predictions, truth, members_per_film)
 
@@ -215,7 +219,8 @@ def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained:
 
 
 def _summary(run: Run) -> DataSummary:
-    train, table = run.train, run.train.studies
+    train, stored = run.train, run.films.stored
+    table = train.studies[stored]
     left_out = dict(train.left_out)
     left_out |= {f"test: {reason}": count for reason, count in (run.test.left_out if run.test else {}).items()}
     out, noted = run.store.counts(run.recipe.quality.leave_out)
@@ -234,9 +239,9 @@ def _summary(run: Run) -> DataSummary:
     store_spec = run.recipe.store
     return DataSummary(
         name="phantom films" if train.meta and train.meta.get("kind") != PSEUDO else train.root.name,
-        films=int(run.films.stored.sum()),
+        films=len(table),
         patients=int(table["patient"].nunique()),
-        annotated=int(np.sum(train.annotated)),
+        annotated=int(np.sum(np.asarray(train.annotated) & stored)),
         positives={label: int((table[label] == 1).sum()) for label in LABELS},
         left_out=left_out,
         settings=settings
