@@ -67,8 +67,8 @@ def test_of_the_published_system_both_multi_head_members_are_noted() -> None:
 
 
 def test_test_films_that_are_not_predicted_are_counted() -> None:
-    truth = pd.DataFrame({"study": list("abc"), "patient": list("pqr")} | dict.fromkeys(LABELS, [0, 1, 0]))
-    predictions = {"ensemble": pd.DataFrame({"study": list("ab")} | dict.fromkeys(LABELS, [0.2, 0.7]))}
+    truth = pd.DataFrame({"study": list("abc"), "patient": list("pqr")} | {label: [0, 1, 0] for label in LABELS})
+    predictions = {"ensemble": pd.DataFrame({"study": list("ab")} | {label: [0.2, 0.7] for label in LABELS})}
     found = {
         whole: _scored(predictions, SimpleNamespace(studies=truth), "films", pd.Series([1, 1]), whole=whole)
         for whole in (True, False)
