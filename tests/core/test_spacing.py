@@ -72,6 +72,7 @@ def test_what_is_no_spacing_gives_way(given):
     "given",
     [
         {"factor": 1.7}, {"factor": 0.9}, {"factor": -1.1},
+        {"factor": 1.02}, {"factor": 1.049},  # to the table
         {"source_to_detector": 1800.0, "source_to_patient": 1760.0},  # to the table
         {"source_to_detector": 1000.0, "source_to_patient": 1800.0},
         {"source_to_detector": 1800.0, "source_to_patient": 180.0},  # cm
@@ -80,6 +81,14 @@ def test_what_is_no_spacing_gives_way(given):
 def test_a_magnification_that_cannot_be_is_not_applied(given):
     spacing, notes = spacing_of(2500, imager=A, **given)
     assert spacing == Spacing(D, A) and [note.code for note in notes] == [Code.SPACING_IGNORED]
+
+
+def test_a_factor_near_1_makes_no_pixel_spacing_the_patients():
+    """Not even one that differs from the detector's by it; what the file calls calibrated is."""
+    by_table = {"pixel": (0.14 / 1.03, 0.14 / 1.03), "imager": A, "factor": 1.03}
+    assert spacing_of(2500, **by_table)[0] == Spacing(D, by_table["pixel"])
+    assert spacing_of(2500, **by_table, calibration="GEOMETRY")[0] == Spacing(C, by_table["pixel"])
+    assert spacing_of(2500, imager=A, factor=1.05)[0].kind is C
 
 
 @pytest.mark.parametrize(

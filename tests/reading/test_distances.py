@@ -136,6 +136,36 @@ def test_no_size_is_estimated_where_the_spacing_says_that_it_is_no_plate_nor_of_
     assert measured.cm == 3 and measured.state is None, "its spacing holds, the rule of adults does not"
 
 
+@pytest.mark.parametrize("device", [Device.ETT, Device.NGT, Device.CVC])
+def test_of_a_film_of_unknown_size_a_state_that_holds_at_any_size_is_given(device):
+    """An endotracheal tube at the carina or below, a nasogastric one there or above."""
+    at_any = {Device.ETT: (0, 30), Device.NGT: (0, -30), Device.CVC: ()}[device]
+    cropped, odd = Note(Code.CROPPED, "cut off"), Note(Code.PIXELS_NOT_SQUARE, "3:2")
+    for down in (-30, 0, 30):
+        unsized = found_with(line(device, (400.0, 400.0 + down)), labels=probabilities(ETT_Abnormal=0.9))
+        disbelieved = replace(unsized, spacing=Spacing(SpacingKind.NOT_BELIEVED))
+        for found in (disbelieved, *(replace(unsized, notes=(note,)) for note in (cropped, odd))):
+            along = distances_of(found)[0]
+            assert along.patient_cm is None and along.possible == (State.ABNORMAL,) * (down in at_any)
+            assert along.state is (State.ABNORMAL if down in at_any else None)
+        for code in (Code.CHILD, Code.MIRRORED, Code.PERHAPS_NO_CHEST_FILM, Code.POSE_UNSURE):
+            unruled = replace(disbelieved, notes=(Note(code, "so"),))
+            assert all(each.possible == () for each in distances_of(unruled))
+        fades = replace(unsized.lines[0], tip=None, followed_to=unsized.lines[0].tip)
+        assert distances_of(replace(disbelieved, lines=(fades,))) == []
+
+
+@pytest.mark.parametrize(
+    ("cm", "state"),
+    [(1.99, State.BORDERLINE), (1.994, State.BORDERLINE), (1.996, State.NORMAL), (6.004, State.NORMAL)],
+)
+def test_the_rule_goes_by_the_digits_that_the_json_has(cm, state):
+    found = found_with(line(Device.ETT, (400.0, 400.0 - 100 * cm)), mm=(0.1, 0.1))
+    along = replace(found, distances=tuple(distances_of(found))).as_dict()["distances"][0]
+    assert along["patient_cm"] == [round(cm, 2)] * 2 and along["state"] == state.value
+    assert ett_state(along["patient_cm"][0]) is state
+
+
 def test_sides_of_a_mirrored_film_are_the_patients():
     mirrored = (Note(Code.MIRRORED, "mirrored"),)
     for device, name in ((Device.CVC, "CVC"), (Device.ETT, "ETT")):
@@ -174,11 +204,11 @@ def test_a_state_by_rule_holds_for_every_size_that_is_possible(height, kind, mm)
     sides = np.linspace(350, 430, 101) / 1000 if kind is SpacingKind.NONE else (mm,)
     every = [height * size / 10 / magnification for size in sides for magnification in magnifications]
     assert above.patient_cm == pytest.approx((min(every), max(every)))
-    states = {ett_state(cm) for cm in every}
+    states = {ett_state(round(cm, 2)) for cm in every}
     if above.state is not None:
         assert states == {above.state}
     else:  # what is only touched at one end may lie between the samples
-        assert len(states | {ett_state(end) for end in above.patient_cm}) > 1
+        assert len(states | {ett_state(round(end, 2)) for end in above.patient_cm}) > 1
 
 
 # A film with its true things, in px; within is inside a frame of 30 px left, 10 top, 20 right, 40 bottom.
@@ -363,6 +393,48 @@ def test_the_length_beyond_the_junction_is_along_the_tube():
     assert distances_of(film)[0].state is State.NORMAL
     short = found_with(Line(Device.NGT, path[:2], path[1]), mm=(0.5, 0.5))
     assert distances_of(short)[0].possible == (State.BORDERLINE,)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("mm", [(0.5, 0.5), (0.25, 0.4), (0.4, 0.25)])
+def test_a_course_has_the_same_states_in_cm_whatever_the_spacing(mm, rotation):
+    """Of pixels that are not square, and of films that lie turned in their file."""
+
+    def below(*cm):
+        """Of a tube along points (right, down) cm of the upright film from the carina."""
+        right, down = np.array(cm, float).T * 10 / np.array(mm[::-1])[:, None]
+        carina = np.array([2000.0, 2000.0])
+        points = {0: (right, down), 90: (down, -right), 180: (-right, -down), 270: (-down, right)}[rotation]
+        tube = Line(Device.NGT, carina + np.stack(points, 1), carina + np.stack(points, 1)[-1])
+        spacing = Spacing(CALIBRATED, mm[::-1] if rotation in (90, 270) else mm)
+        spots = {Landmark.CARINA: Keypoint(carina, 0.9)}
+        film = Findings((4000, 4000), (tube,), spots, (), spacing=spacing, quality=Quality(rotation=rotation))
+        (along, _) = distances_of(film)
+        assert along.cm == pytest.approx(cm[-1][1])
+        return along.possible
+
+    assert below((0, -5), (0, 0), (6, 4), (6, 30)) == (State.ABNORMAL, State.NORMAL), "6 cm beside the carina"
+    assert below((0, -5), (0, 0), (3.5, 4), (3.5, 30)) == (State.NORMAL,)
+    assert below((0, -5), (0, 17), (8, 17)) == (State.BORDERLINE, State.NORMAL), "9 to 17 cm beyond"
+    assert below((0, -5), (0, 17), (10, 17)) == (State.NORMAL,)
+
+
+def test_a_tube_that_leaves_the_film_beside_the_carina_may_be_in_the_lung():
+    """7.6 cm beside it: where it leaves the film below, too."""
+    beside, along = (
+        Line(Device.NGT, np.array([[400.0, 0.0], [400.0, 400.0], [x, 480.0], [x, 999.0]]), None) for x in (552.0, 470.0)
+    )
+    labels = {name: 0.9 if STATE_OF[name] is State.INCOMPLETE else 0.1 for name in LABELS}
+    for mm in ((0.5, 0.5), None):
+        (open_,) = distances_of(found_with(beside, mm=mm, labels=labels))
+        assert open_.possible == (State.ABNORMAL, State.INCOMPLETE) and open_.state is open_.agrees is None
+        (only,) = distances_of(found_with(along, mm=mm, labels=labels))
+        assert only.state is State.INCOMPLETE and only.agrees
+    unknown = replace(found_with(beside), spacing=Spacing(SpacingKind.NOT_BELIEVED))
+    for found in (unknown, found_with(beside, {}, mm=(0.5, 0.5))):  # how far beside is not known
+        assert [each.possible for each in distances_of(found)] == [(State.INCOMPLETE,)]
+    child = found_with(beside, mm=(0.5, 0.5), notes=(Note(Code.CHILD, "a child"),))
+    assert [each.possible for each in distances_of(child)] == [()]
 
 
 @pytest.mark.parametrize("device", Device)

@@ -12,7 +12,8 @@ from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.distances import distances_of
 from cxrlines.reading.results.dicom.read_by import ReadBy
-from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
+from cxrlines.reading.results.report_text import rules_of
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_ends_in_chest
 from cxrlines.task import LABELS_OF, Device, Landmark, State, label_of
 
 NGT_NORMAL = label_of(Device.NGT, State.NORMAL)
@@ -53,6 +54,20 @@ def test_a_nasogastric_tube_that_ends_in_the_chest_is_urgent(depth, urgent):
 def test_below_needs_no_spacing_but_which_way_is_up():
     assert is_urgent(film(-3, spacing=NO_SPACING), READ_BY)
     assert not is_urgent(film(-3, notes=(Note(Code.POSE_UNSURE, "it may be turned"),)), READ_BY)
+
+
+@pytest.mark.parametrize(("device", "height"), [(Device.ETT, -3), (Device.ETT, 0), (Device.NGT, 3), (Device.NGT, 0)])
+def test_a_film_of_unknown_size_is_urgent_by_the_rule_that_its_words_say(device, height):
+    cropped, child = Note(Code.CROPPED, "cut off"), Note(Code.CHILD, "a child")
+    for found in (
+        film(height, device, Spacing(SpacingKind.NOT_BELIEVED)),
+        film(height, device, NO_SPACING, (cropped,)),
+    ):
+        assert is_urgent(found, READ_BY) and rules_of(found, 0) == ["by rule abnormal"]
+        assert ngt_ends_in_chest(found) is (device is Device.NGT)
+    assert not ngt_ends_in_chest(film(height, device, NO_SPACING, (child,)))
+    other = film(3 if device is Device.ETT else -3, device, NO_SPACING, (cropped,))
+    assert not is_urgent(other, READ_BY) and rules_of(other, 0)[0].startswith("no state by rule")
 
 
 def test_a_tube_that_is_followed_to_below_the_carina_is_urgent_wherever_its_tip_is():

@@ -114,10 +114,11 @@ class Distance:
         patient_cm: (least, most) cm in the patient that are possible: both `cm` with calibrated spacing; with the
             detector's, `cm` divided by `spacing.MAGNIFICATION`; without one, of a film of `LONG_SIDE_CM`, divided
             likewise. None where the spacing is not believed, and without one where the film may be cropped, is a
-            child's, or has pixels that are not square. Rules go by this.
+            child's, or has pixels that are not square. Rules go by this, to .01 cm.
         rule: The position rule of the device, in words; None where there is none by the carina alone.
         state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
-            may be none of a chest or turned, is mirrored or is a child's.
+            may be none of a chest or turned, is mirrored or is a child's. Without `patient_cm` only what holds at any
+            size: of an endotracheal tube at the carina or below, or a nasogastric one there or above, abnormal.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device. None where the film shows
             several of a device of which it may (`task.DeviceSpec.several`): the probabilities are the film's.

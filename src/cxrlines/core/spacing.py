@@ -32,10 +32,11 @@ MAX_MM_PER_PX, MAX_ANISOTROPY = 10.0, 2.0
 """A spacing beyond either is no spacing of a film."""
 FILLER = (1.0, 1.0)
 """mm, exactly: what software writes where it knows no spacing."""
-MAX_FACTOR, MIN_BY_DISTANCE = 1.6, 1.05
-"""Magnifications that are applied: above 1 (which only fills the element) to MAX_FACTOR; from distances, at least
-MIN_BY_DISTANCE. In DX files Distance Source to Patient ends at the table or bucky (PS3.3 C.8.11.5): a ratio near 1
-is that of the table, not of the patient on it."""
+MIN_FACTOR, MAX_FACTOR = 1.05, 1.6
+"""Magnifications that are applied, by factor or distances. In DX files Distance Source to Patient ends at the table or
+bucky (PS3.3 C.8.11.5), and Estimated Radiographic Magnification Factor is the ratio of the same distances: one near 1
+is that of the table, not of the patient on it, who is magnified more. Of such a film the spacing stays the
+detector's."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,14 @@ def _magnification(
 ) -> float | None:
     """The magnification by factor or distances; None, and a note, where the file has none that can be."""
     if factor is not None and factor not in (0, 1):
-        if 1 < factor <= MAX_FACTOR:
+        if MIN_FACTOR <= factor <= MAX_FACTOR:
             return factor
-        text = f"EstimatedRadiographicMagnificationFactor is {factor:g}; above 1 to {MAX_FACTOR} are used"
+        text = f"EstimatedRadiographicMagnificationFactor is {factor:g}; {MIN_FACTOR} to {MAX_FACTOR} are used"
         notes.append(Note(Code.SPACING_IGNORED, text))
     ratio = source_to_detector / source_to_patient if source_to_detector and source_to_patient else 1.0
-    if MIN_BY_DISTANCE <= ratio <= MAX_FACTOR:
+    if MIN_FACTOR <= ratio <= MAX_FACTOR:
         return ratio
     if ratio != 1:
         text = f"DistanceSourceToDetector is {ratio:.3g} times DistanceSourceToPatient"
-        notes.append(Note(Code.SPACING_IGNORED, f"{text}; {MIN_BY_DISTANCE} to {MAX_FACTOR} are used"))
+        notes.append(Note(Code.SPACING_IGNORED, f"{text}; {MIN_FACTOR} to {MAX_FACTOR} are used"))
     return None

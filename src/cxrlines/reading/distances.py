@@ -34,7 +34,10 @@ ETT_RULE = (
     f"tip {ETT_LOW:g} to {ETT_HIGH:g} cm above the carina in the patient is normal, "
     f"{ETT_CARINA:g} to {ETT_LARYNX:g} cm borderline, else abnormal"
 )
-NGT_RULE = "a tube that leaves the film by its lower edge is incompletely imaged"
+NGT_RULE = (
+    "a tube that leaves the film by its lower edge is incompletely imaged; undecided whether one whose course lies "
+    f"more than {NGT_BESIDE:g} cm beside the carina is abnormal"
+)
 NGT_TIP_RULE = (
     f"{NGT_DEEP:g} cm of tube beyond the gastro-oesophageal junction ({GASTRO_OESOPHAGEAL[0]:g} to "
     f"{GASTRO_OESOPHAGEAL[1]:g} cm below the carina) are normal, less borderline, a tip that is not beyond it "
@@ -63,7 +66,9 @@ def distances_of(found: Findings) -> list[Distance]:
     for k, line in enumerate(found.lines):
         if line.device is Device.NGT and leaves_below(line, found):
             off = Distance(f"{line.device.name} tip off the film", k, rule=NGT_RULE)
-            distances.append(off if _is_unruled(found) else _with_states(off, (State.INCOMPLETE,), found))
+            beside = _beside_carina(_courses(k, found)) > NGT_BESIDE  # it may be in the lung
+            possible = (State.ABNORMAL, State.INCOMPLETE) if beside else (State.INCOMPLETE,)
+            distances.append(off if _is_unruled(found) else _with_states(off, possible, found))
         if line.tip is not None and carina is not None:
             distances += _from_carina(k, turned(line.tip - carina.xy, found.quality.rotation), found)
     return distances
@@ -89,8 +94,8 @@ def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
         """`x`, `y`: px across and along the upright film."""
         px = sign * float(np.hypot(x, y))
         cm = None
-        if found.mm_per_px is not None:
-            row, column = found.mm_per_px[::-1] if found.quality.rotation in (90, 270) else found.mm_per_px
+        if (mm := _upright_mm(found)) is not None:
+            row, column = mm
             cm = sign * float(np.hypot(x * column, y * row)) / 10
         percent = 100 * px / found.upright_shape[0]
         return Distance(f"{device.name} tip {what}", k, px, percent, cm, _in_patient(px, cm, found))
@@ -114,13 +119,21 @@ def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
     if rule is None or _is_unruled(found):
         return along
     if along.patient_cm is None or across.patient_cm is None:
-        return along
+        # At any size: a tracheal tube's tip at the carina or below, a nasogastric one's there or above.
+        wrong = line.device in (Device.ETT, Device.NGT) and along.px is not None and along.px <= 0
+        return _with_states(along, (State.ABNORMAL,) if wrong else (), found)
+    size, aside = _hundredths(along.patient_cm), _hundredths(across.patient_cm)
     if line.device is Device.ETT:
-        return _with_states(along, ett_states(*along.patient_cm), found)
+        return _with_states(along, ett_states(*size), found)
     if line.device is Device.CVC:
-        return _with_states(along, cvc_states(along.patient_cm, across.patient_cm), found)
-    beyond, beside = _beyond_junction(along, found), _beside_carina(along, found)
-    return _with_states(along, ngt_states(along.patient_cm, beyond, beside), found)
+        return _with_states(along, cvc_states(size, aside), found)
+    courses = _courses(along.line, found)
+    return _with_states(along, ngt_states(size, _beyond_junction(courses), _beside_carina(courses)), found)
+
+
+def _hundredths(cm: tuple[float, float]) -> tuple[float, float]:
+    """To .01 cm, as the JSON has them: no state contradicts the distance that stands beside it."""
+    return round(cm[0], 2), round(cm[1], 2)
 
 
 def _is_unruled(found: Findings) -> bool:
@@ -146,41 +159,50 @@ def leaves_below(line: Line, found: Findings) -> bool:
     return carina is None or bool(turned(end - carina.xy, found.quality.rotation)[1] > 0)
 
 
-def _beyond_junction(tip: Distance, found: Findings) -> tuple[float, float]:
+def _beyond_junction(courses: list[np.ndarray]) -> tuple[float, float]:
     """cm of a tube, in the patient, below the lowest and the highest place that the junction may have: least, most.
 
-    `tip` gives the size of the film: its distance in px and in the patient; px are taken for square.
+    `courses` as of `_courses`, not empty.
     """
-    if not tip.px or tip.patient_cm is None:
-        return 0.0, 0.0
-    right, depth = _course(tip, found)
-    steps = np.hypot(np.diff(right), np.diff(depth))
     lengths = []
-    for cm, junction in zip(sorted(abs(end) for end in tip.patient_cm), GASTRO_OESOPHAGEAL[::-1], strict=True):
-        cm_per_px = cm / abs(tip.px)
-        lengths.append(float(steps[(depth * cm_per_px)[1:] > junction].sum() * cm_per_px))
+    for (right, depth), junction in zip(courses, GASTRO_OESOPHAGEAL[::-1], strict=True):
+        steps = np.hypot(np.diff(right), np.diff(depth))
+        lengths.append(float(steps[depth[1:] > junction].sum()))
     return lengths[0], lengths[1]
 
 
-def _beside_carina(tip: Distance, found: Findings) -> float:
+def _beside_carina(courses: list[np.ndarray]) -> float:
     """The farthest, cm in the patient, that a tube may lie beside the carina from there to the least depth of the
-    junction; infinite where its course is not seen there. `tip` as of `_beyond_junction`."""
-    if not tip.px or tip.patient_cm is None:
-        return np.inf
-    right, depth = _course(tip, found)
-    farthest = []
-    for cm in tip.patient_cm:
-        cm_per_px = abs(cm / tip.px)
-        there = (depth > 0) & (depth * cm_per_px < GASTRO_OESOPHAGEAL[0])
-        farthest.append(float(np.abs(right[there]).max(initial=0.0)) * cm_per_px if there.any() else np.inf)
+    junction; infinite where its course is not seen there, 0 without `courses`, which are as of `_courses`."""
+    farthest = [0.0]
+    for right, depth in courses:
+        there = (depth > 0) & (depth < GASTRO_OESOPHAGEAL[0])
+        farthest.append(float(np.abs(right[there]).max()) if there.any() else np.inf)
     return max(farthest)
 
 
-def _course(tip: Distance, found: Findings) -> np.ndarray:
-    """(2, n) px [right, down] from the carina to the points of the tip's line on the upright film, 1 px apart."""
-    path = found.lines[tip.line].path - found.landmarks[Landmark.CARINA].xy
+def _courses(k: int, found: Findings) -> list[np.ndarray]:
+    """(2, n) cm in the patient [right, down] from the carina to points of line `k` on the upright film, 1 px apart: at
+    the least, and at the most size that is possible; none without a carina, or where nothing is known of the size.
+
+    Without a spacing px are taken for square: only then is a size estimated.
+    """
+    carina, mm = found.landmarks.get(Landmark.CARINA), _upright_mm(found)
+    cm_per_px = _in_patient(1.0, None if mm is None else mm[0] / 10, found)
+    if carina is None or cm_per_px is None:
+        return []
+    path = found.lines[k].path - carina.xy
     path = resample(path, 1.0) if len(path) > 1 else path
-    return turned(path.T, found.quality.rotation)
+    right, down = turned(path.T, found.quality.rotation)
+    if mm is not None:
+        right = right * mm[1] / mm[0]
+    return [np.stack([right, down]) * cm for cm in cm_per_px]
+
+
+def _upright_mm(found: Findings) -> tuple[float, float] | None:
+    """(row, column) spacing in mm of the upright film; None where there is none that is believed."""
+    mm = found.mm_per_px
+    return mm[::-1] if mm is not None and found.quality.rotation in (90, 270) else mm
 
 
 def has_plate_size(found: Findings) -> bool:

@@ -606,6 +606,19 @@ class TestHowItIsShown:
         assert codes(film) == [Code.CHILD] * child
         assert not any(date and date in str(film.notes) for date in (born, seen))
 
+    @pytest.mark.parametrize("keyword", ["ContentDate", "AcquisitionDate", "SeriesDate"])
+    @pytest.mark.parametrize("study", [None, "", "2024"])
+    def test_without_the_date_of_the_study_another_one_says_who_is_a_child(self, keyword, study):
+        given = {"PatientBirthDate": "20080301"} | ({} if study is None else {"StudyDate": study})
+        film = film_of(made(RAMP, **TWELVE, **WINDOW, **given, **{keyword: "20240229"}))
+        assert codes(film) == [Code.CHILD] and f"by PatientBirthDate and {keyword} the" in film.notes[0].text
+        for date in ("20240301", "20080301", ""):  # an adult; as in anonymised files; none
+            assert film_of(made(RAMP, **TWELVE, **WINDOW, **given, **{keyword: date})).notes == ()
+
+    def test_the_date_of_the_study_comes_before_others(self):
+        dates = {"PatientBirthDate": "20080301", "StudyDate": "20240301", "ContentDate": "20240229"}
+        assert film_of(made(RAMP, **TWELVE, **WINDOW, **dates)).notes == ()
+
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
         values = smooth(4096)
         values[0, 0] = 60_000

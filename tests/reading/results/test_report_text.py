@@ -167,6 +167,54 @@ def test_a_rule_that_does_not_decide_says_between_what_or_why():
     assert rules(found(line(Device.NGT, None))) == ["by rule incompletely imaged"]
 
 
+def test_what_holds_at_any_size_and_what_is_open_without_a_distance_is_said():
+    cropped = Quality(notes=(Note(Code.CROPPED, "cut off"),))
+    assert rules(found(line(Device.ETT, (400.0, 500.0)), quality=cropped)) == ["by rule abnormal"]
+    course = np.array([[400.0, 0.0], [400.0, 500.0], [600.0, 600.0], [600.0, 999.0]])
+    beside = found(Line(Device.NGT, course, None), spacing=CALIBRATED)
+    assert rules(beside) == ["undecided by rule: abnormal or incompletely imaged"]
+
+
+@pytest.mark.parametrize(
+    ("device", "tip", "words", "rule"),
+    [
+        (Device.ETT, (400.0, 450.75), "1.97 cm above carina", "borderline"),
+        (Device.ETT, (400.0, 450.1), "2.0 cm above carina", "normal"),  # 1.996: 2.0 in the JSON, too
+        (Device.ETT, (400.0, 450.0), "2.0 cm above carina", "normal"),
+        (Device.ETT, (400.0, 349.5), "6.02 cm above carina", "borderline"),
+        (Device.ETT, (400.0, 348.0), "6.1 cm above carina", "borderline"),
+        (Device.ETT, (400.0, 447.0), "2.1 cm above carina", "normal"),
+        (Device.ETT, (400.0, 549.25), "2.0 cm below carina", "abnormal"),  # below it 2.0 is no limit
+        (Device.NGT, (400.0, 699.0), "7.96 cm below carina", "abnormal"),
+        (Device.CVC, (424.0, 575.0), "3.0 cm below carina", "normal"),
+        (Device.CVC, (425.1, 575.0), "3.0 cm below carina", "normal"),  # 1.004 to the left: no more than 1.0
+        (Device.CVC, (425.75, 575.0), "3.0 cm below carina, 1.03 cm to the patient's left", "abnormal"),
+        (Device.CVC, (400.0, 394.5), "4.22 cm above carina", "abnormal"),
+    ],
+)
+def test_words_do_not_round_a_distance_onto_a_limit_that_it_only_nears(device, tip, words, rule):
+    said = found(line(device, tip), spacing=CALIBRATED)
+    assert tip_words(said, 0) == f"{device.name} {words}" and rules(said) == [f"by rule {rule}"]
+    assert line_words(said, 0) == f"{device.name} {words}, confidence 0.90", "the same in the patient, not said again"
+
+
+def test_nor_what_it_may_be_in_the_patient():
+    near = found(line(Device.ETT, (400.0, 450.75)), spacing=DETECTOR)
+    assert line_words(near, 0) == "ETT 1.97 cm above carina (1.6 to 1.97 cm in the patient), confidence 0.90"
+    assert rules(near) == ["by rule borderline"]
+
+
+@pytest.mark.parametrize(("device", "side"), [(Device.ETT, "above"), (Device.NGT, "below"), (Device.CVC, "below")])
+def test_a_distance_that_rounds_to_nothing_has_the_side_that_the_report_of_dicom_has(device, side):
+    """No "0.0 cm below carina" of a tube whose distances are measured upwards."""
+    for spacing, unit in ((CALIBRATED, "cm"), (NO_SPACING, "% of height")):
+        for down in (-0.2, 0.0, 0.2):
+            near = found(line(device, (400.0, 500.0 + down)), spacing=spacing)
+            assert tip_words(near, 0) == f"{device.name} 0.0 {unit} {side} carina"
+    faded = Line(Device.CVC, np.array([[400.0, 0.0], [400.0, 500.2]]), None, 0.9, followed_to=np.array([400.0, 500.2]))
+    assert "followed to 0.0 % of height above carina" in line_words(found(faded), 0)
+
+
 def test_what_distances_rest_on_is_said_for_every_kind_of_spacing():
     assert spacing_words(found(TUBE, spacing=CALIBRATED)) == "Distances in the patient: calibrated spacing."
     magnified = replace(CALIBRATED, magnification=1.0625)

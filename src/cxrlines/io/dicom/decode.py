@@ -30,6 +30,8 @@ OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR
 MIRRORED = {("R", "F"), ("L", "H"), ("F", "L"), ("H", "R")}
 """Directions of rows and of columns (PS3.3 C.7.6.1.1.1) of a frontal film that no turn makes one of a patient who faces
 the reader, with the left side on the right."""
+TAKEN = ("StudyDate", "ContentDate", "AcquisitionDate", "SeriesDate")
+"""When a film was taken: the first of them that is a date; anonymised files may lack the others."""
 ADULT = 16
 """Years from which on a patient is taken for an adult."""
 IMAGE = "1.2.840.10008.5.1.4.1.1."
@@ -108,15 +110,20 @@ def decode_dicom(data: bytes) -> Film:
 
 def _child_by(elements: Elements) -> str:
     """The subject of "below `ADULT` years": an age as PS3.5 6.2 writes it (`004M`) or in years without unit, or where
-    it is none, two dates; "" where neither says so. An age of 0 years, or a birth on the day of the study, stands in
-    anonymised files for one that is not known."""
+    it is none, two dates, of birth and of `TAKEN`; "" where neither says so. An age of 0 years, or a birth on the day
+    of the film, stands in anonymised files for one that is not known."""
     age = re.fullmatch(r"([0-9]{1,3})([DWMY]?)", elements.text("PatientAge").strip().upper())
     if age and (int(age[1]) or age[2] in ("D", "W", "M")):
         return "PatientAge is" if int(age[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(age[2], 1) else ""
-    texts = (elements.text(keyword) for keyword in ("PatientBirthDate", "StudyDate"))
-    dates = [re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", text) for text in texts]
-    born, seen = (int("".join(found.groups())) if found else 0 for found in dates)
-    return "by PatientBirthDate and StudyDate the patient is" if 0 < born < seen < born + ADULT * 10_000 else ""
+    born = _date(elements, "PatientBirthDate")
+    seen, by = next(((date, name) for name in TAKEN if (date := _date(elements, name))), (0, ""))
+    return f"by PatientBirthDate and {by} the patient is" if 0 < born < seen < born + ADULT * 10_000 else ""
+
+
+def _date(elements: Elements, keyword: str) -> int:
+    """A date as a number, year first; 0 where there is none."""
+    found = re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", elements.text(keyword))
+    return int("".join(found.groups())) if found else 0
 
 
 def gray_span(data: bytes) -> tuple[float, float]:

@@ -23,7 +23,8 @@ KEYWORDS = (
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
     *("PresentationLUTShape", "PresentationIntentType", "Manufacturer", "PatientOrientation"),
-    *("PatientAge", "PatientBirthDate", "StudyDate", "ViewCodeSequence", "CodeValue", "CodingSchemeDesignator"),
+    *("PatientAge", "PatientBirthDate", "StudyDate", "ContentDate", "AcquisitionDate", "SeriesDate"),
+    *("ViewCodeSequence", "CodeValue", "CodingSchemeDesignator"),
     *("FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
 """Elements that are kept to decode a film; the values of all others are passed over."""

@@ -4,7 +4,20 @@ import numpy as np
 
 from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
-from cxrlines.core.rules import CVC_LEFT, CVC_RIGHT
+from cxrlines.core.rules import (
+    CAVO_ATRIAL,
+    CVC_JUNCTION,
+    CVC_LEFT,
+    CVC_LOWER_SVC,
+    CVC_RIGHT,
+    CVC_UPPER_ATRIUM,
+    ETT_CARINA,
+    ETT_HIGH,
+    ETT_LARYNX,
+    ETT_LOW,
+    GASTRO_OESOPHAGEAL,
+    SVC_ORIGIN,
+)
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
 from cxrlines.reading.distances import LONG_SIDE_CM, has_plate_size, turned
 from cxrlines.task import DEVICE_OF, STATE_OF, Device, Landmark
@@ -23,6 +36,14 @@ _DIRECTIONS = {
     "to the carina, straight": ("from carina, straight", "from carina, straight"),
 }
 """By the words of `Distance.what`: where a tip at a positive, and at a negative distance lies."""
+_DEPTHS = (CVC_LOWER_SVC, CVC_JUNCTION, CVC_UPPER_ATRIUM)
+_LIMITS = {
+    "ETT tip above the carina": (ETT_CARINA, ETT_LOW, ETT_HIGH, ETT_LARYNX),
+    "NGT tip below the carina": GASTRO_OESOPHAGEAL,
+    "CVC tip below the carina": (*SVC_ORIGIN, *(round(end + depth, 1) for end in CAVO_ATRIAL for depth in _DEPTHS)),
+    "CVC tip to the patient's right of the carina": (-CVC_LEFT, CVC_RIGHT),
+}
+"""By `Distance.what`: the cm, of one digit, that the rules of `core.rules` compare it with."""
 
 
 def looked_for(findings: Findings) -> bool:
@@ -97,7 +118,7 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
         return "no state by rule: the film lies mirrored in its file"
     if findings.has(Code.CHILD):
         return "no state by rule: the rules are those of adults"
-    if distance.patient_cm is None:
+    if not distance.possible:
         return "no state by rule: neither the spacing nor the size of the film is known"
     possible = [state.value.lower() for state in distance.possible]
     return f"undecided by rule: {' or '.join([', '.join(possible[:-1]), possible[-1]])}"
@@ -185,25 +206,38 @@ def _place_words(findings: Findings, point: np.ndarray) -> str:
         return f"({x:.0f}, {y:.0f}) px"
     right, down = 100 / findings.upright_shape[0] * turned(point - carina.xy, findings.quality.rotation)
     patients_right = (right < 0) != findings.has(Code.MIRRORED)
-    down_words, right_words = _BELOW if down > 0 else _ABOVE, _RIGHT if patients_right else _LEFT
+    down_words, right_words = _BELOW if round(down, 1) > 0 else _ABOVE, _RIGHT if patients_right else _LEFT
     return f"{abs(down):.1f} % of height {down_words}, {abs(right):.1f} % {right_words}"
 
 
 def _distance_words(distance: Distance) -> str:
-    value = distance.cm if distance.cm is not None else distance.percent_of_height
-    assert value is not None
-    unit = "cm" if distance.cm is not None else "% of height"
-    where = _DIRECTIONS[distance.what.split(" tip ", 1)[-1]][int(value < 0)]
-    return f"{abs(value):.1f} {unit} {where}"
+    """The distance and where that lies; one that rounds to 0 has the side of `structured_report`, the positive one."""
+    if distance.cm is not None:
+        value, unit = _cm_words(distance.cm, distance), "cm"
+    else:
+        assert distance.percent_of_height is not None
+        value, unit = f"{distance.percent_of_height:.1f}", "% of height"
+    where = _DIRECTIONS[distance.what.split(" tip ", 1)[-1]][int(float(value) < 0)]
+    return f"{value.lstrip('-')} {unit} {where}"
 
 
 def _patient_words(distance: Distance) -> str:
     if distance.patient_cm is None:
         return ""
-    span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in sorted(abs(end) for end in distance.patient_cm)))
-    if distance.cm is not None and span == f"{abs(distance.cm):.1f}":
+    ends = (_cm_words(end, distance).lstrip("-") for end in sorted(distance.patient_cm, key=abs))
+    span = " to ".join(dict.fromkeys(ends))
+    if distance.cm is not None and span == _cm_words(distance.cm, distance).lstrip("-"):
         return ""
     return f" ({span} cm in the patient)"
+
+
+def _cm_words(cm: float, distance: Distance) -> str:
+    """cm of a distance to one digit; to two, as in the JSON, where one would put them on a limit that they only near:
+    "2.0" would contradict the state of 1.97."""
+    cm = round(cm, 2)
+    short = f"{cm:.1f}"
+    on_limit = float(short) in _LIMITS.get(distance.what, ())
+    return f"{cm:.2f}" if on_limit and float(short) != cm else short
 
 
 def _beside(findings: Findings, k: int) -> Distance | None:
@@ -217,7 +251,7 @@ def _beside(findings: Findings, k: int) -> Distance | None:
 
 def _is_beside(low: float, high: float) -> bool:
     """Whether a tip so many cm to the patient's right may be abnormal for that, as `core.rules.cvc_states` has it."""
-    return low < -CVC_LEFT or high > CVC_RIGHT
+    return round(low, 2) < -CVC_LEFT or round(high, 2) > CVC_RIGHT
 
 
 def _first(findings: Findings, k: int) -> Distance | None:
