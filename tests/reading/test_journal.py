@@ -86,6 +86,28 @@ def test_films_that_changed_or_failed_are_read_again(films: list[Path], place: P
     again.close()
 
 
+def test_a_film_that_changed_before_its_reading_came_is_known(films: list[Path], place: Path) -> None:
+    """The reading may be of what it was, or of what it is now."""
+    for path in (None, place):
+        journal = Journal(path, films, SETTINGS)
+        stat = films[1].stat()
+        os.utime(films[1], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        for k in range(3):
+            journal.add(k, READ)
+        journal.check_unchanged(films[0])
+        with pytest.raises(FilmError, match=r"1\.png: changed since .*give the command again"):
+            journal.check_unchanged(films[1])
+        films[2].unlink()
+        with pytest.raises(FilmError, match="changed since"):
+            journal.check_unchanged(films[2])
+        films[2].write_bytes(b"film")
+        journal.close()
+    again = Journal(place, films, SETTINGS, resume=True)
+    assert [k in again for k in range(3)] == [True, False, False]
+    again.check_unchanged(films[1])
+    again.close()
+
+
 def test_a_journal_of_another_reading_is_refused_and_left_as_it_is(films: list[Path], place: Path) -> None:
     journal = Journal(place, films, SETTINGS)
     journal.add(0, READ)

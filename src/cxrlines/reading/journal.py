@@ -1,7 +1,7 @@
 """The journal of a reading: every film read so far, a JSON line each, so that a killed reading can be resumed.
 
 It lies beside the table that is to be written, and goes when that is done. Of a film in it nothing is kept in memory
-but its place in the file.
+but its place in the file, and by what it is known that the film's own file is still the one that was read.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from cxrlines import __version__
 from cxrlines.core.errors import Error, ReadingFault
-from cxrlines.core.files import OutputError, sync
+from cxrlines.core.files import OutputError, readable, sync
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
 from cxrlines.core.lossless import built, plain
@@ -41,7 +41,7 @@ class Journal:
 
     Args:
         path: of its file; None: a temporary one.
-        films: that are read, in order.
+        films: that are read, in order; none is opened before.
         settings: by their names in messages, what readings depend on. A journal is resumed only if all are the
             same.
         resume: continue the journal at `path`, if there is one. Films that changed since, and those that could not
@@ -57,6 +57,8 @@ class Journal:
         self, path: Path | None, films: Sequence[Path], settings: Mapping[str, str], *, resume: bool = False
     ) -> None:
         self.path, self._films = path, films
+        # Before any is decoded: what replaces a film from now on is never taken for what was read.
+        self._stamps = {film: _stamp(film) for film in films}
         self._offsets: dict[int, int] = {}  # of the line of each film, by its place
         self._made: dict[int, set[str]] = {}
         self._synced = time.monotonic()
@@ -95,7 +97,7 @@ class Journal:
 
     def add(self, place: int, reading: Reading) -> None:
         """Keep what was read of the film at a place. `OutputError` where the disk is full."""
-        line: dict[str, Any] = {"place": place, "file": _stamp(self._films[place]) if self.path else None}
+        line: dict[str, Any] = {"place": place, "file": self._stamps[self._films[place]]}
         match reading:
             case Findings():
                 line["findings"] = plain(reading)
@@ -128,6 +130,12 @@ class Journal:
         for note in line["fault"][1:]:
             fault.add_note(note)
         return fault
+
+    def check_unchanged(self, film: Path) -> None:
+        """`FilmError` if the file of one of the films was changed or replaced since the reading began."""
+        now = _stamp(film)
+        if self._stamps.get(film, now) != now:
+            raise FilmError(f"{readable(film)}: changed since the reading began", "give the command again")
 
     def made(self, place: int, what: str) -> None:
         """Keep that something (a name, such as a folder of pictures) was made of the film at a place."""
@@ -220,7 +228,7 @@ class Journal:
         if "made" in line:
             if place in self._offsets:
                 self._made.setdefault(place, set()).add(line["made"])
-        elif ("findings" in line or "other" in line) and line["file"] == _stamp(film):
+        elif ("findings" in line or "other" in line) and line["file"] == self._stamps[film]:
             self._offsets[place] = offset
         else:  # films that could not be read are tried again: their disk may be back
             self._offsets.pop(place, None)

@@ -14,6 +14,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.reading.batch import Predictions, collect
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
 from cxrlines.reading.results.drawing import draw_findings
 from cxrlines.reading.results.operating_points import operating_points_of
 from cxrlines.reading.results.prediction_files import FilmWriter, drawings, write_each
@@ -24,25 +25,32 @@ SHAPE = (600, 600)
 STUDIES = {"a": "1.2.3", "b": "1.2.3", "c": "1.2.9"}
 
 
+def film_file(gray: int, study: str) -> bytes:
+    """A DICOM film of one gray, of a study."""
+    return wrapped(cv2.imencode(".png", np.full(SHAPE, gray, np.uint8))[1].tobytes(), "P-1", study)
+
+
 @pytest.fixture
 def predict(tmp_path):
     """Predictions of three films, two of them of one study; of `unread` ones nothing is found."""
     bundle = load_bundle(EMBEDDED)
     (tmp_path / "films").mkdir()
     for name in STUDIES:
-        cv2.imwrite(str(tmp_path / f"films/{name}.png"), np.full(SHAPE, 90, np.uint8))
+        (tmp_path / f"films/{name}.dcm").write_bytes(film_file(90, STUDIES[name]))
     found = find_films([tmp_path / "films"])
 
-    def of(unread: Collection[str] = (), resume: bool = False) -> Predictions:
+    def of(unread: Collection[str] = (), resume: bool = False, journal: bool = True, replaced: str = "") -> Predictions:
         def read(places):
             for place in places:
                 name = found.films[place][0].stem
+                if name == replaced:
+                    found.films[place][0].write_bytes(film_file(91, STUDIES[name]))
                 findings = Findings(SHAPE, (), {}, (), dict.fromkeys(LABELS, 0.1), evidence={})
                 one = replace(findings, study_uid=STUDIES[name])
                 yield place, FilmError("its disk is away", "") if name in unread else one
 
-        journal = tmp_path / "journal"
-        return collect(found, read, bundle, tta=(), lines=True, journal=journal, resume=resume, engine="none")
+        place = tmp_path / "journal" if journal else None
+        return collect(found, read, bundle, tta=(), lines=True, journal=place, resume=resume, engine="none")
 
     return of
 
@@ -50,7 +58,7 @@ def predict(tmp_path):
 def writer(folder: Path, predictions: Predictions, raises: Exception | BaseException | None = None) -> FilmWriter:
     """Writes each film's file name into a file of its name; `raises` at film c."""
 
-    def write(film: Path, name: str, findings: Findings) -> None:
+    def write(film: Path, data: bytes, name: str, findings: Findings) -> None:
         if film.stem == "c" and raises is not None:
             raise raises
         folder.mkdir(exist_ok=True)
@@ -94,6 +102,30 @@ def test_a_full_disk_is_no_fault_of_a_film(predict, tmp_path):
     predictions = predict()
     with closing(predictions.journal), pytest.raises(OutputError):
         write_each(predictions, [writer(tmp_path / "out", predictions, OutputError("full", "free space"))])
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "temporary journal"])
+def test_nothing_is_written_of_a_film_that_was_replaced_since(predict, tmp_path, journal):
+    """By another one of the same size, even before it was decoded: what was found may be of either."""
+    predictions = predict(journal=journal, replaced="b")
+    with closing(predictions.journal):
+        ((film, why),) = write_each(predictions, [drawings(predictions, tmp_path / "drawn")])
+    assert Path(film).stem == "b" and "changed since" in why and "give the command again" in why
+    assert "a fault of cxrlines" not in why and len(list((tmp_path / "drawn").iterdir())) == 2
+
+
+def test_a_film_that_changes_as_it_is_opened_is_not_written(predict, tmp_path, monkeypatch):
+    predictions = predict()
+
+    def opened(film: Path) -> bytes:
+        if film.stem == "c":
+            film.write_bytes(film.read_bytes() + b"0")
+        return film.read_bytes()
+
+    monkeypatch.setattr("cxrlines.reading.results.prediction_files.read_bytes", opened)
+    with closing(predictions.journal):
+        ((film, why),) = write_each(predictions, [drawings(predictions, tmp_path / "drawn")])
+    assert Path(film).stem == "c" and "changed since" in why
 
 
 def test_drawings_have_the_operating_points_of_the_bundle(predict, tmp_path, monkeypatch):

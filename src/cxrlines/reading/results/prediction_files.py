@@ -26,10 +26,11 @@ from cxrlines.core.files import (
     readable,
     replacing,
 )
+from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
-from cxrlines.io.films import read_film
+from cxrlines.io.films import kind_of, read_bytes, read_film
 from cxrlines.reading.batch import Predictions, reason
-from cxrlines.reading.journal import HEAD
+from cxrlines.reading.journal import HEAD, Journal
 from cxrlines.reading.reader import Progress
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.results.operating_points import OperatingPoint
@@ -157,15 +158,15 @@ class FilmWriter:
     Attributes:
         done: what becomes of a film, in one word: "drawn".
         folder: where its files are put.
-        write: called with the film's file, its name and its findings, in the order of films; what it raises costs that
-            film alone, but for `OutputError`.
+        write: called with the film's file, what is in it, its name and its findings, in the order of films; what it
+            raises costs that film alone, but for `OutputError`.
         names: by a film's name, what its file or folder in `folder` is called.
         refused: whether it has something to say of films that were refused, too.
     """
 
     done: str
     folder: Path
-    write: Callable[[Path, str, Findings], None]
+    write: Callable[[Path, bytes, str, Findings], None]
     names: Mapping[str, str]
     refused: bool = False
 
@@ -193,13 +194,41 @@ def write_each(
         findings = predictions.journal.reading(place) if due else None
         for writer in due:
             assert isinstance(findings, Findings)
-            if own_errors := failed(film, writer.done, partial(writer.write, film, name, findings)):
+            if own_errors := failed(
+                film, writer.done, partial(_write_of, writer, predictions.journal, film, name, findings)
+            ):
                 errors += own_errors
             else:
                 predictions.journal.made(place, writer.key(name))
         if progress:
             progress(number, len(films))
     return errors
+
+
+def _write_of(writer: FilmWriter, journal: Journal, film: Path, name: str, findings: Findings) -> None:
+    """Have a writer write the files of a film. `FilmError` if the file is no longer the one that was read: another
+    patient's film may lie in its place."""
+    data = read_bytes(film)
+    journal.check_unchanged(film)  # after it is opened, so that it cannot change between
+    _check_same(film, data, findings)
+    writer.write(film, data, name, findings)
+
+
+def _check_same(film: Path, data: bytes, findings: Findings) -> None:
+    """`FilmError` if a file is of another study, or as DICOM of another size, than the film that findings are of."""
+    study, shape = None, findings.film_shape
+    if kind_of(data) == "DICOM":
+        from cxrlines.io.dicom.header import parse, valid_uid  # imports pydicom, which pictures do without
+
+        header = parse(data, ("TransferSyntaxUID", "StudyInstanceUID", "Rows", "Columns"))
+        study = valid_uid(header.text("StudyInstanceUID"))
+        shape = (header.integer("Rows") or 0, header.integer("Columns") or 0)
+    differs = {"study": study != findings.study_uid, "size": shape != findings.film_shape}
+    if any(differs.values()):
+        which = " and ".join(name for name, other in differs.items() if other)
+        raise FilmError(
+            f"{readable(film)}: is of another {which} than the film that was read", "give the command again"
+        )
 
 
 def failed(film: Path, done: str, write: Callable[[], None]) -> list[tuple[str, str]]:
@@ -238,8 +267,8 @@ def drawings(predictions: Predictions, folder: Path, points: Mapping[str, Operat
     """
     names = file_names(predictions.studies, ".png")
 
-    def draw(film: Path, name: str, findings: Findings) -> None:
-        pixels = read_film(film).pixels
+    def draw(film: Path, data: bytes, name: str, findings: Findings) -> None:
+        pixels = read_film(data, name=readable(film)).pixels
         drawn = draw_findings(pixels, findings, name=name, notice=predictions.notice, operating_points=points)
         save_drawing(folder / names[name], drawn)
 

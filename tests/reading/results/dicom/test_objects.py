@@ -190,6 +190,29 @@ def test_what_is_invalid_is_left_empty(results):
     assert "PatientAge" not in dataset
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "stays"),
+    [
+        *(("PatientBirthDate", date, False) for date in ("00000000", "19500000", "19501301", "19500230", "19500132")),
+        ("PatientBirthDate", "20240229", True),
+        *(("StudyDate", date, False) for date in ("00000000", "20250229")),
+        *(("StudyTime", time, False) for time in ("250000", "106000", "101061", "24")),
+        *(("StudyTime", time, True) for time in ("235960", "00", "1011", "101112.123456")),
+        *(("TimezoneOffsetFromUTC", zone, False) for zone in ("+9999", "-0000", "+1401", "-1201", "+0160", "-1300")),
+        *(("TimezoneOffsetFromUTC", zone, True) for zone in ("+0000", "+1400", "-1200", "+0545", "-0930", "+1345")),
+    ],
+)
+def test_a_day_time_or_zone_that_cannot_be_is_left_empty(results, keyword, value, stays):
+    (report, *_) = result_objects(results.film_file(**{keyword: value}), results.found(), results.read_by)
+    assert str(opened(report).get(keyword, "")) == (value if stays else "")
+
+
+def test_results_are_of_no_day_that_cannot_be(results):
+    source = results.film_file(ContentDate="20250230", StudyDate="20250203", StudyTime="250000")
+    (report, *_) = result_objects(source, results.found(), results.read_by)
+    assert (opened(report).ContentDate, opened(report).ContentTime) == ("20250203", "000000")
+
+
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
 def test_a_film_without_identifiers_is_refused_and_no_flag_named_to_who_has_none(results, keyword):
     """The way out differs: a server and a node have no flags."""

@@ -9,9 +9,12 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
+from cxrlines.core.findings import Keypoint, Line
+from cxrlines.core.notes import Code, Note
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
+from cxrlines.task import Device, Landmark
 
 
 @pytest.fixture
@@ -197,6 +200,37 @@ def test_what_was_not_looked_for_is_not_called_not_found(results, state, evidenc
     findings = replace(results.found(lines=False, carina=False), evidence=evidence)
     text = state(results.film_file(), findings).GraphicAnnotationSequence[-1].TextObjectSequence[0]
     assert text.UnformattedTextValue.splitlines()[-1] == said
+
+
+def test_nothing_is_laid_beside_the_film(results, state):
+    """Rings, squares and the places of texts of what ends at its edge."""
+    ends = np.array([[99.4, 30.0], [99.4, 119.4], [-0.4, -0.4], [99.4, 60.0]])
+    lines = tuple(
+        Line(Device.CVC, np.stack([[50.0, 60.0], end]), *((None, 1.0, end) if k == 3 else (end, 1.0)))
+        for k, end in enumerate(ends)
+    )
+    carina = {Landmark.CARINA: Keypoint(ends[1], 0.8)}
+    made = state(results.film_file(), replace(results.found(), lines=lines, landmarks=carina, distances=()))
+    rings = 0
+    for annotation in made.GraphicAnnotationSequence[:-1]:
+        texts = [each.AnchorPoint for each in annotation.TextObjectSequence]
+        for points in [*texts, *(each.GraphicData for each in annotation.GraphicObjectSequence)]:
+            points = np.reshape(points, (-1, 2))
+            assert (points >= 0).all() and (points <= [100, 120]).all()
+        for each in annotation.GraphicObjectSequence:
+            if each.GraphicType == "CIRCLE":
+                (x, y), (on_ring, beside) = np.reshape(each.GraphicData, (2, 2))
+                assert abs(on_ring - x) == pytest.approx(4.0, abs=0.051) and beside == y
+                rings += 1
+    assert rings == 3
+
+
+@pytest.mark.parametrize("code", ["perhaps-no-chest-film", "pose-unsure", "mirrored", "child", "cropped"])
+def test_doubts_about_distances_stand_on_top(results, state, code):
+    note, other = Note(Code(code), "it may be another film"), Note(Code.END_MISSING, "its end is missing")
+    made = state(results.film_file(), replace(results.found(), notes=(note, note, other)))
+    text = made.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue
+    assert text.count("it may be another film") == 1 and "its end is missing" not in text
 
 
 def test_a_film_in_colour_has_none(results):

@@ -1,6 +1,7 @@
 """`predict --dicom`: a folder of results for each film, and an answer for each that has none."""
 
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from cxrlines import cli
 from cxrlines.reading.results.dicom.objects import result_objects
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
+from cxrlines.reading.results.prediction_files import write_each
 
 EXAMPLE = Path(__file__).parents[4] / "src/cxrlines/embedded/example.jpg"
 STUDY = "1.2.826.0.1.3680043.10.1.7"
@@ -123,6 +125,56 @@ def test_a_fault_at_one_film_costs_no_other_its_results(results, tmp_path, monke
     assert code == 2 and f"{name}: not written as DICOM: a fault of cxrlines (OSError" in said and "P-7" not in said
     assert {path.parent.name for path in out.rglob("sr.dcm")} >= {f"{STUDY}.2"}
     assert len(list(out.rglob("sr.dcm"))) == 2
+
+
+def replacing_after_reading(monkeypatch, film: Path, content: bytes, *, stamp: bool = False) -> None:
+    """Have a film replaced by another as soon as all are read; with its earlier time, if `stamp`."""
+    time = film.stat().st_mtime_ns
+
+    def replaced(*args):
+        film.write_bytes(content)
+        if stamp:
+            os.utime(film, ns=(time, time))
+        return write_each(*args)
+
+    monkeypatch.setattr("cxrlines.reading.results.prediction_files.write_each", replaced)
+
+
+@pytest.mark.parametrize("out", [True, False], ids=["journal", "temporary journal"])
+@pytest.mark.parametrize("stamp", [True, False], ids=["same time", "later"])
+def test_what_was_found_of_one_patient_is_filed_under_no_other(tmp_path, monkeypatch, stamp, out):
+    """A film that is replaced, while others are read, by another patient's of the same size."""
+    films, dicom, drawn = tmp_path / "films", tmp_path / "dicom", tmp_path / "drawn"
+    films.mkdir()
+    one, other, kept = (wrapped(picture(".png"), f"P-{k}", f"{STUDY}.{k}") for k in range(3))
+    assert len(one) == len(other)
+    (films / "a.dcm").write_bytes(one)
+    (films / "b.dcm").write_bytes(kept)
+    replacing_after_reading(monkeypatch, films / "a.dcm", other, stamp=stamp)
+    table = ["--out", tmp_path / "r.csv"] if out else []
+    code, said = run(films, "--dicom", dicom, "--draw", drawn, *table)
+    assert code == 2 and "a.dcm: not written as DICOM: " in said and "give the command again" in said
+    assert [path.name for path in dicom.iterdir()] == [f"{STUDY}.2"] and len(list(dicom.rglob("*.dcm"))) == 3
+    assert "a.dcm: not drawn: " in said and [path.name for path in drawn.iterdir()] == [f"{STUDY}.2.png"]
+    assert ("of another study than" if stamp else "changed since") in said
+
+
+def test_a_film_of_another_size_than_was_read_has_no_results(results, tmp_path, monkeypatch):
+    film, out = tmp_path / "film.dcm", tmp_path / "out"
+    film.write_bytes(results.film_file((400, 380), ImagerPixelSpacing=["0.9", "0.9"]))
+    other = results.film_file((380, 400), ImagerPixelSpacing=["0.9", "0.9"])
+    assert len(other) == film.stat().st_size
+    replacing_after_reading(monkeypatch, film, other, stamp=True)
+    code, said = run(film, "--dicom", out)
+    assert code == 2 and "of another size than the film that was read" in said and not out.exists()
+
+
+def test_why_a_film_was_not_read_is_filed_under_no_other_patient(results, tmp_path, monkeypatch):
+    film, out = tmp_path / "frames.dcm", tmp_path / "out"
+    film.write_bytes(results.film_file(NumberOfFrames=2))
+    replacing_after_reading(monkeypatch, film, results.film_file(NumberOfFrames=2, PatientID="P-2"))
+    code, said = run(film, "--dicom", out)
+    assert code == 2 and "frames.dcm: not written as DICOM: changed since" in said and not out.exists()
 
 
 def test_films_of_a_folder_get_the_patients_of_a_table(tmp_path):

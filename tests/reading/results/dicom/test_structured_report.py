@@ -10,8 +10,11 @@ import pytest
 from pydicom.dataset import Dataset
 
 from cxrlines.core.findings import Distance, Findings
+from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
 from cxrlines.reading.results.dicom import codes
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 from cxrlines.task import LABELS, Device, State
 
@@ -225,6 +228,44 @@ def test_a_limit_that_spares_false_lines_says_nothing_of_absence(results):
     point = {LABELS[0]: results.read_by.operating_points[LABELS[0]]}
     called = point[LABELS[0]].probability
     assert called < 0.2 and said(called, 0.5, point) == undetermined and said(called - 0.01, 0.5, point) == absent
+
+
+@pytest.mark.parametrize(
+    "code", ["small", "one-bit", "low-contrast", "cropped", "pose-unsure", "perhaps-no-chest-film"]
+)
+def test_no_device_is_absent_on_a_film_that_may_hide_it(results, report, code):
+    note, labels = Note(Code(code), "lines are hardly seen"), dict.fromkeys(LABELS, 0.001)
+    for where in ({"notes": (note,)}, {"quality": Quality(notes=(note,))}):
+        named = by_name(report(replace(results.found(lines=False, labels=labels), **where)))
+        assert {concept(named[device.name], codes.PRESENCE) for device in Device} == {codes.UNDETERMINED.value}
+    other = replace(results.found(lines=False, labels=labels), notes=(Note(Code.CHILD, "a child"),))
+    assert concept(by_name(report(other))["ETT"], codes.PRESENCE) == codes.ABSENT.value
+
+
+@pytest.mark.parametrize(
+    ("p", "point", "wanted"),
+    [
+        (0.0406, 0.040758, (4.06, 4.0758)),
+        (0.040757, 0.040758, (4.07, 4.0758)),
+        (0.040758, 0.040758, (4.08, 4.0758)),
+        (0.0401, 0.04009, (4.01, 4.009)),
+        (0.04004, 0.04004, (4.01, 4.004)),
+        (1.0, 0.99999, (100, 99.999)),
+        (0.0, 1 / 3, (0, 33.333333)),
+        (1 / 3, 1 / 3, (33.34, 33.333333)),
+    ],
+)
+def test_a_probability_stands_on_its_side_of_its_operating_point(results, p, point, wanted):
+    """However they are rounded: a reader of the report compares the two."""
+    read_by = replace(results.read_by, operating_points={LABELS[0]: OperatingPoint(point, "sensitivity 0.9")})
+    findings = results.found(labels=results.found().labels | {LABELS[0]: p})
+    (made,) = result_objects(results.film_file(), findings, read_by, kinds=[Kind.REPORT])
+    (item,) = children(by_name(pydicom.dcmread(io.BytesIO(made.content)))["ETT"], codes.label_code(LABELS[0]))
+    (limit,) = item.ContentSequence
+    texts = [str(each.MeasuredValueSequence[0].NumericValue) for each in (item, limit)]
+    percent, least = map(float, texts)
+    assert (percent, least) == pytest.approx(wanted, abs=1e-6) and max(map(len, texts)) <= 16
+    assert (percent >= least) == (p >= point)
 
 
 def test_probabilities_stand_with_their_operating_points(results, report):

@@ -95,6 +95,24 @@ def test_what_the_film_says_of_itself_stays(results, own):
     assert wrapped(bare, "P-1", STUDY) == made
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PixelAspectRatio": ["2", "1"], "ViewPosition": "PA"},
+        {"ViewPosition": "LL"},
+        {"ViewPosition": "Thorax seitlich Doe"},
+        {"PixelAspectRatio": ["0", "1"], "ViewPosition": "by Doe"},
+    ],
+)
+def test_read_again_it_is_the_same_film(results, tags):
+    """As wide for its height, and of the same view, which free text, that may name the patient, is not copied for."""
+    bare = results.film_file(SeriesInstanceUID=None, ImagerPixelSpacing=None, **tags)
+    made = wrapped(bare, "P-1", STUDY)
+    film, again = read_film(bare), read_film(made)
+    assert (again.pixel_aspect, again.view, again.notes) == (film.pixel_aspect, film.view, film.notes)
+    assert "Doe" not in str(pydicom.dcmread(io.BytesIO(made)).get("ViewPosition", ""))
+
+
 def test_what_is_not_valid_is_not_taken_over(results):
     bare = results.film_file(SeriesInstanceUID=None, ImagerPixelSpacing=[0, 1], ContentDate="today", PatientSex="Q")
     dataset = pydicom.dcmread(io.BytesIO(wrapped(bare, "P-1", STUDY)))

@@ -46,12 +46,14 @@ def uid(relationship: str, name: Concept, value: str) -> Dataset:
     return item
 
 
-def number(relationship: str, name: Concept, value: float, unit: Concept, children: Sequence[Dataset] = ()) -> Dataset:
-    """A measurement, to one digit after the point: more than that differs between batches of one and of eight."""
+def number(
+    relationship: str, name: Concept, value: float, unit: Concept, children: Sequence[Dataset] = (), digits: int = 1
+) -> Dataset:
+    """A measurement, to so many `digits` after the point: the last ones differ between batches of one and of eight."""
     item = _item(relationship, "NUM", name, children)
     measured = Dataset()
     measured.MeasurementUnitsCodeSequence = [code_item(unit)]
-    measured.NumericValue = f"{round(value, 1) + 0.0:.10g}"
+    measured.NumericValue = f"{round(value, digits) + 0.0:.10g}"
     item.MeasuredValueSequence = [measured]
     return item
 

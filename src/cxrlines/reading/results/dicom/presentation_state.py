@@ -16,6 +16,7 @@ from cxrlines.core.notes import Code
 from cxrlines.io.dicom.decode import gray_span
 from cxrlines.io.dicom.display import FUNCTIONS, MOST_WINDOWS, windowed
 from cxrlines.io.dicom.header import Elements
+from cxrlines.reading.distances import UNRULED
 from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
 from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
 from cxrlines.reading.results.dicom.read_by import ReadBy
@@ -31,6 +32,8 @@ SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
 RING = 1 / 110
 """Radius of the ring around a tip, and half the side of the square where a line is followed to without one, as a share
 of the film's longer side."""
+DOUBTS = (*UNRULED, Code.CROPPED)
+"""Notes without which distances and tips would seem surer than they are."""
 
 
 class _Layer(NamedTuple):
@@ -96,7 +99,8 @@ def _layers(findings: Findings, read_by: ReadBy) -> list[_Layer]:
     if findings.landmarks:
         layers.append(_landmark_layer(findings, radius))
     lacking = "" if findings.lines else "No line found." if looked_for(findings) else NOT_LOOKED_FOR
-    words = (MARK, read_by.name, lacking, spacing_words(findings))
+    doubts = dict.fromkeys(note.text for note in findings.all_notes if note.code in DOUBTS)
+    words = (MARK, read_by.name, lacking, spacing_words(findings), *doubts)
     text = _text_on_top("\r\n".join(filter(None, words)))
     layers.append(_Layer(_annotation(MARK_LAYER, [], [text]), MARK, WHITE))
     return layers
@@ -115,12 +119,13 @@ def _device_layer(device: Device, findings: Findings, radius: float) -> _Layer:
         if line.tip is not None:
             (tip,) = image_coordinates(line.tip[None], shape)
             graphics.append(_graphic("POINT", tip[None]))
-            graphics.append(_graphic("CIRCLE", np.stack([tip, tip + np.array([radius, 0])])))
+            inward = radius if tip[0] + radius <= shape[1] else -radius
+            graphics.append(_graphic("CIRCLE", _inside(np.stack([tip, tip + np.array([inward, 0])]), shape)))
         if line.followed_to is not None:
             (end,) = image_coordinates(line.followed_to[None], shape)
-            graphics.append(_graphic("POLYLINE", end + radius * SQUARE))
+            graphics.append(_graphic("POLYLINE", _inside(end + radius * SQUARE, shape)))
         if not ends_at_earlier(findings, k):
-            texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
+            texts.append(_text_at(tip_words(findings, k), _inside(path[-1] + np.array([1.6 * radius, 0]), shape)))
     return _Layer(_annotation(device.name, graphics, texts), DEVICES[device].text, DEVICE_COLOURS[device])
 
 
@@ -129,8 +134,15 @@ def _landmark_layer(findings: Findings, radius: float) -> _Layer:
     for landmark, point in findings.landmarks.items():
         (place,) = image_coordinates(point.xy[None], findings.film_shape)
         graphics.append(_graphic("POINT", place[None]))
-        texts.append(_text_at(LANDMARK_CODES[landmark].meaning, place + np.array([0.5 * radius, 0])))
+        beside = _inside(place + np.array([0.5 * radius, 0]), findings.film_shape)
+        texts.append(_text_at(LANDMARK_CODES[landmark].meaning, beside))
     return _Layer(_annotation(LANDMARK_LAYER, graphics, texts), "landmarks", WHITE)
+
+
+def _inside(points: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
+    """Points (n, 2) or (2,) in image coordinates, those outside moved to the edge: viewers may hide or refuse them."""
+    clipped: np.ndarray = np.clip(points, 0.0, [film_shape[1], film_shape[0]])
+    return clipped
 
 
 def _annotation(layer: str, graphics: Sequence[Dataset], texts: Sequence[Dataset]) -> Dataset:
@@ -178,7 +190,8 @@ def _text_on_top(words: str) -> Dataset:
     text = Dataset()
     text.UnformattedTextValue = words
     text.BoundingBoxAnnotationUnits, text.BoundingBoxTextHorizontalJustification = "DISPLAY", "LEFT"
-    text.BoundingBoxTopLeftHandCorner, text.BoundingBoxBottomRightHandCorner = [0.0, 0.0], [1.0, 0.08]
+    height = 0.02 * max(4, 1 + words.count("\n"))
+    text.BoundingBoxTopLeftHandCorner, text.BoundingBoxBottomRightHandCorner = [0.0, 0.0], [1.0, height]
     return text
 
 

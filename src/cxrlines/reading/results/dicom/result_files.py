@@ -53,8 +53,7 @@ def dicom_objects(
     """
     names = file_names([*predictions.studies, *(name for _, name in predictions.refused)], "")
 
-    def write(film: Path, name: str, findings: Findings) -> None:
-        data = read_bytes(film)
+    def write(film: Path, data: bytes, name: str, findings: Findings) -> None:
         try:
             if (given := identifiers(name)) and not has_identifiers(data):
                 data = wrapped(data, *given)
@@ -71,7 +70,8 @@ def dicom_objects(
 def write_reports_of_unread(predictions: Predictions, folder: Path, read_by: ReadBy) -> list[tuple[str, str]]:
     """A report that says why for each DICOM image that cannot be read, in a folder by its path.
 
-    Returns (file, what is wrong) of those without one by a fault of cxrlines. Raises `OutputError`.
+    Returns (file, what is wrong) of those without one by a fault of cxrlines, or as their file was changed since the
+    reading began. Raises `OutputError`.
     """
     known = {str(film) for film, _ in predictions.refused} | {film for film, _ in predictions.faults}
     unread = {film: why for film, why in predictions.errors if film not in known and Path(film).is_file()}
@@ -83,8 +83,15 @@ def write_reports_of_unread(predictions: Predictions, folder: Path, read_by: Rea
             continue
         header = parse(data, (*ORIGIN_KEYWORDS, "Rows"))
         if header.integer("Rows") and not own_or_derived(header) and has_identifiers(data):
-            errors += failed(Path(film), WRITTEN, partial(_write_results, folder / names[film], data, why, read_by))
+            write = partial(_write_report, predictions, Path(film), folder / names[film], data, why, read_by)
+            errors += failed(Path(film), WRITTEN, write)
     return errors
+
+
+def _write_report(predictions: Predictions, film: Path, folder: Path, data: bytes, why: str, read_by: ReadBy) -> None:
+    """The report of a film that cannot be read. `FilmError` if another may lie in its place, as of `write_each`."""
+    predictions.journal.check_unchanged(film)
+    _write_results(folder, data, why, read_by)
 
 
 def _write_results(folder: Path, data: bytes, findings: Findings | str, read_by: ReadBy) -> None:

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 from pydicom.charset import python_encoding
 
 from cxrlines.core.errors import Error
-from cxrlines.io.dicom.header import Elements, parse, valid_uid
+from cxrlines.io.dicom.header import VIEW_KEYWORDS, Elements, parse, valid_uid
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS
 
 FREE_TEXT = (
@@ -20,10 +21,11 @@ PATTERNS = {
     "PatientSex": r"[MFO]",
     "PatientAge": r"\d{3}[DWMY]",
     "StudyDate": r"\d{8}",
-    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
-    "TimezoneOffsetFromUTC": r"[+-]\d{4}",
+    "StudyTime": r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?",
+    "TimezoneOffsetFromUTC": r"(?!-0000)([+-](0\d|1[01])|\+1[23])[0-5]\d|[+-]1200|\+1400",
 }
-"""Elements that are taken over where they are valid; else they are left empty."""
+"""Elements that are taken over where they are valid (dates that are days, too); else they are left empty. A second may
+be 60, and zones lie from -12 to +14 hours (PS3.5 6.2, PS3.3 C.12.1.1.8)."""
 DATES = tuple(f"{which}Date" for which in ("Content", "Acquisition", "Series", "Study", "InstanceCreation"))
 """Where the time of results comes from: the first that the film has. A time of now would make two readings differ."""
 NO_DATE, NO_TIME = "19000101", "000000"
@@ -44,7 +46,8 @@ KEYWORDS = (
     *ORIGIN_KEYWORDS,
     *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SpecificCharacterSet", "BurnedInAnnotation"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-    *("PatientOrientation", "PixelSpacingCalibrationType", *SPACING),
+    *("PixelSpacingCalibrationType", *SPACING),
+    *VIEW_KEYWORDS,
     *FREE_TEXT,
     *PATTERNS,
     *DATES,
@@ -121,7 +124,17 @@ class SourceFilm:
 
 def valid(header: Elements, keyword: str) -> bool:
     """Whether an element of `PATTERNS`, or a date or time, has a value that is allowed."""
-    return re.fullmatch(_WHOLE[keyword], header.text(keyword)) is not None
+    text = header.text(keyword)
+    return re.fullmatch(_WHOLE[keyword], text) is not None and (not keyword.endswith("Date") or _is_day(text))
+
+
+def _is_day(text: str) -> bool:
+    """Whether eight digits are a day of the calendar."""
+    try:
+        datetime.strptime(text, "%Y%m%d")
+    except ValueError:
+        return False
+    return True
 
 
 def charset_of(header: Elements) -> bytes:

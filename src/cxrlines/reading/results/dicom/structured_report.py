@@ -4,12 +4,14 @@ A group (TID 1410) a line with its path, one with its tip and the distances, one
 a group. A group without a region (TID 1501) for the film, and one for each device that the classifier knows.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from cxrlines.core.findings import Distance, Findings, presence_of
+from cxrlines.core.notes import Code
 from cxrlines.io.dicom.origin import MANUFACTURER
 from cxrlines.reading.interpretation import SUPPRESS_BELOW
 from cxrlines.reading.results.dicom import codes
@@ -31,6 +33,11 @@ from cxrlines.task import LABELS_OF, Device
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
 """Comprehensive 3D SR Storage: what IHE AIR names for regions."""
 SERIES_NUMBER = 9901
+HIDING = (Code.SMALL, Code.ONE_BIT, Code.LOW_CONTRAST, Code.CROPPED, Code.POSE_UNSURE, Code.PERHAPS_NO_CHEST_FILM)
+"""Notes on films on which no device is called absent: it may be there and not be seen."""
+P_DIGITS, POINT_DIGITS = 2, 6
+"""Digits after the point of a probability, in %, which is never as exact as its operating point: that is the same
+for all films."""
 
 
 def structured_report(
@@ -191,21 +198,27 @@ class _FindingsWriter(_GroupWriter):
         """Whether a device without a line is absent by its probability.
 
         A bundle's limit for suppressing lines may be higher: it spares false lines, and says nothing of absence. Nor is
-        a device absent of which a label is at its operating point.
+        a device absent of which a label is at its operating point, nor any on a film that may hide it.
         """
+        if any(map(self.findings.has, HIDING)):
+            return False
         points = self.read_by.operating_points
         labels = {label: q for label, q in (self.findings.labels or {}).items() if label in LABELS_OF[device]}
         called = any(label in points and q >= points[label].probability for label, q in labels.items())
         return not called and p < min(SUPPRESS_BELOW, self.read_by.denied.get(device.name, SUPPRESS_BELOW))
 
     def _label(self, label: str, p: float) -> Dataset:
-        """The probability of a label, with its operating point, if it has one."""
-        limit = []
+        """The probability of a label, with its operating point, if it has one, on the side of it where it lies."""
+        percent, limit = round(100 * p, P_DIGITS), []
         point = self.read_by.operating_points.get(label)
         if point is not None:
-            percent = 100 * point.probability
-            limit.append(items.number(items.PROPERTIES, codes.OPERATING_POINT, percent, codes.PERCENT))
-        return items.number(items.CONTAINS, codes.label_code(label), 100 * p, codes.PERCENT, limit)
+            least = round(100 * point.probability, POINT_DIGITS)
+            if (percent >= least) != (p >= point.probability):  # by rounding alone
+                percent += math.copysign(10**-P_DIGITS, p - point.probability)
+            limit.append(
+                items.number(items.PROPERTIES, codes.OPERATING_POINT, least, codes.PERCENT, digits=POINT_DIGITS)
+            )
+        return items.number(items.CONTAINS, codes.label_code(label), percent, codes.PERCENT, limit, P_DIGITS)
 
     def _line(self, k: int) -> Iterator[Dataset]:
         """The groups of line `k`: its path, and its tip with the distances, if that is on the film."""

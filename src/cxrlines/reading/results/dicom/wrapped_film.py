@@ -6,7 +6,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from cxrlines.core.errors import Error
-from cxrlines.io.dicom.header import Elements, parse, valid_uid
+from cxrlines.io.dicom.header import Elements, parse, valid_uid, view_of
 from cxrlines.io.films import read_film
 from cxrlines.io.rows import PLACEHOLDERS
 from cxrlines.reading.results.dicom.datasets import copy_history, copy_patient_and_study, finalize, set_raw
@@ -67,7 +67,7 @@ def _check_same(header: Elements, patient_id: str, study_uid: str) -> None:
 
 
 def _copy_dates_and_geometry(header: Elements, dataset: Dataset) -> None:
-    """Copy when a film was taken, its spacing and its orientation, where they are valid."""
+    """Copy when a film was taken, its view, spacing and orientation, where they are valid."""
     for name in DATES[:-1]:  # not when the file was made
         time = name.replace("Date", "Time")
         if valid(header, name):
@@ -78,6 +78,11 @@ def _copy_dates_and_geometry(header: Elements, dataset: Dataset) -> None:
         numbers = header.numbers(name)
         if len(numbers) == 1 + name.endswith("Spacing") and all(0 < number < np.inf for number in numbers):
             set_raw(dataset, name, header[name].data)
+    aspect = header.numbers("PixelAspectRatio")
+    if len(aspect) == 2 and all(0 < side < 2**31 and side == int(side) for side in aspect):
+        dataset.PixelAspectRatio = [int(side) for side in aspect]
+    if view := view_of(header):
+        dataset.ViewPosition = view
     if (calibration := header.text("PixelSpacingCalibrationType")) in ("GEOMETRY", "FIDUCIAL"):
         dataset.PixelSpacingCalibrationType = calibration
         dataset.PixelSpacingCalibrationDescription = "as in the film's file"
