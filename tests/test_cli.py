@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,25 @@ def test_folds_keep_patients_together(data, tmp_path):
     code, out = run("folds", data / "train.csv", "--count", 2, "--out", tmp_path / "folds.csv")
     assert code == 0 and "largest relative deviation" in out
     assert pd.read_csv(tmp_path / "folds.csv").groupby(PATIENT_COLUMN)["fold"].nunique().max() == 1
+
+
+def test_folds_that_cannot_be_compared_are_not_drawn(data, tmp_path):
+    (tmp_path / "folds.csv").write_text("old")
+    (tmp_path / "bad.csv").write_text(f"{STUDY_COLUMN},{PATIENT_COLUMN},fold\ns,p,0\n")
+    for against in ("none.csv", "bad.csv"):
+        words = ["folds", str(data / "train.csv"), "--out", str(tmp_path / "folds.csv"), "--against"]
+        assert CliRunner().invoke(cli.app, [*words, str(tmp_path / against)]).exit_code == 2
+        assert (tmp_path / "folds.csv").read_text() == "old"
+
+
+def test_an_index_says_what_of_the_folder_is_not_in_it(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    first = sorted((tmp_path / "data/train").iterdir())[0]
+    first.unlink()
+    words = ["index", str(tmp_path / "data"), "--out", str(tmp_path / "i.safetensors")]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0 and "11 films" in result.stdout
+    assert "not indexed: 1 x film missing\n" in result.stderr
 
 
 def test_evaluate_prints_the_promised_json(tmp_path):

@@ -166,6 +166,8 @@ def test_a_check_leaves_everything_as_it_was(tmp_path):
     [
         {"files": {"--out": "in.csv"}},
         {"files": {"--out": "folder"}},
+        {"files": {"--out": "films/deep/a.jpg"}},
+        {"files": {"--out": "link.jpg"}},
         {"files": {"--out": "file/x.csv"}},
         {"files": {"--out": "new/../in.csv"}},
         {"files": {"--out": "link.csv"}},
@@ -187,7 +189,9 @@ def test_places_that_cannot_be_written_or_collide_are_refused_and_left_alone(tmp
     (tmp_path / "file").write_text("file")
     (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "films").mkdir()
+    (tmp_path / "films/deep").mkdir(parents=True)
+    (tmp_path / "films/deep/a.jpg").write_text("a film")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "films/deep/a.jpg")
     (tmp_path / "with/input").mkdir(parents=True)
     before = tree(tmp_path)
     placed = {kind: {flag: tmp_path / name for flag, name in each.items()} for kind, each in outputs.items()}
@@ -195,6 +199,15 @@ def test_places_that_cannot_be_written_or_collide_are_refused_and_left_alone(tmp
         check_outputs(**placed, inputs=[tmp_path / "in.csv", tmp_path / "films", tmp_path / "with/input"])
     assert caught.value.way_out
     assert tree(tmp_path) == before and (tmp_path / "in.csv").read_text() == "in"
+
+
+def test_a_file_may_be_new_in_a_folder_that_is_read_or_lie_beside_a_file_that_is(tmp_path):
+    for name in ("train.csv", "folds.csv"):
+        (tmp_path / name).write_text("old")
+    check_outputs(files={"--out": tmp_path / "new.csv"}, inputs=[tmp_path])
+    check_outputs(files={"--out": tmp_path / "folds.csv"}, inputs=[tmp_path / "train.csv"])
+    with pytest.raises(OutputError, match="is in one of the inputs"):
+        check_outputs(files={"--out": tmp_path / "folds.csv"}, inputs=[tmp_path])
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):

@@ -188,6 +188,28 @@ def test_what_is_no_export(project, tmp_path, text):
         import_tasks(project, tmp_path / "t.json")
 
 
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("p/corrections.jsonl", "whose name ends in .json"),
+        ("p/train.csv", "whose name ends in .json"),
+        ("tasks", "whose name ends in .json"),
+        ("p/train/new.json", "is in train/ of the project"),
+        ("link/new.json", "is in train/ of the project"),
+        ("p/findings/new.json", "is in findings/ of the project"),
+        ("p/old.json", "is in one of the inputs"),
+    ],
+)
+def test_no_export_replaces_what_a_project_holds(project, tmp_path, place, says):
+    (tmp_path / "p/old.json").write_text("[]")
+    (tmp_path / "link").symlink_to(tmp_path / "p/train")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    words = ["corrections", "export", str(project.folder), "--label-studio", str(tmp_path / place)]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and says in refused.stderr and "--label-studio" in refused.stderr
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
 def test_by_commands(project, tmp_path):
     runner = CliRunner()
     file = str(tmp_path / "t.json")

@@ -295,3 +295,23 @@ def test_an_export_of_label_studio_itself(project):
     assert [point == pytest.approx(at, abs=0.1) for point, at in zip(drawn, CLICKS, strict=True)] == [True] * 3
     assert (first.landmarks, first.comment) == ({Landmark.CARINA: (40.5, 20)}, "a")
     assert second.labels == {"ETT - Borderline": 1}
+
+
+def test_a_byte_order_mark_and_a_number_too_long_to_be_one(project, tasks, tmp_path):
+    given, taken = tasks
+    assert taken(given) == NONE | {"unchanged": 2}
+    (tmp_path / "bom.json").write_text(json.dumps(given), "utf-8-sig")
+    assert import_tasks(project, tmp_path / "bom.json") == NONE | {"unchanged": 2}
+    before = (project.folder / JOURNAL).read_bytes()
+    region = next(each for each in given[0]["annotations"][0]["result"] if each["type"] == "keypointlabels")
+    region["value"]["x"] = 10**400
+    with pytest.raises(LabelStudioError, match="1 x annotation not readable"):
+        taken(given)
+    assert (project.folder / JOURNAL).read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "why"), [("none.json", "No such file"), ("p", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_no_mistake_of_its_format(project, tmp_path, name, why):
+    with pytest.raises(LabelStudioError, match=rf"{name}: cannot be read \({why}") as caught:
+        import_tasks(project, tmp_path / name)
+    assert "give the path" in caught.value.way_out

@@ -76,6 +76,24 @@ def folder(tmp_path: Path) -> Folder:
     return Folder.make(tmp_path / "data", 12)
 
 
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that cannot be listed, for root too."""
+    scandir, listdir, shut = os.scandir, os.listdir, list[str]()
+
+    def checked(call: Callable[..., object]) -> Callable[..., object]:
+        def made(path: os.PathLike[str] | str = ".") -> object:
+            if os.path.realpath(path) in shut:
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return call(path)
+
+        return made
+
+    monkeypatch.setattr(os, "scandir", checked(scandir))
+    monkeypatch.setattr(os, "listdir", checked(listdir))
+    return lambda path: shut.append(os.path.realpath(path))
+
+
 @pytest.fixture(scope="session")
 def with_chest_tube(tmp_path_factory) -> Callable[..., str]:
     """Runs Python code with a copy of the package whose task has an optional fifth device; returns what it prints."""

@@ -144,3 +144,20 @@ def test_off_film_names_the_first_point_and_swapped_axes():
     )
     assert "swapped" in off_film(np.array([[50.0, 150.0]]), shape)
     assert "swapped" not in off_film(np.array([[250.0, 150.0]]), shape)
+
+
+@pytest.mark.parametrize("column", ["Tip_Seen", "tip seen", "tips_seen"])
+def test_a_column_that_may_be_meant_by_tip_seen_is_reported(tmp_path, column):
+    csv = tmp_path / "a.csv"
+    csv.write_text(f'StudyInstanceUID,label,data,{column},note\ns1,CVC - Normal,"[[1, 2], [3, 4]]",0,x\n')
+    rows, problems = read_annotations(csv)
+    assert len(rows) == 1 and rows_left_out(problems) == {"unknown column": 1}
+    assert problems[0].row == 1 and "did you mean 'tip_seen'" in problems[0].message
+    csv.write_text(csv.read_text().replace("note\n", "tip_seen\n").replace(",x\n", ",1\n"))
+    assert not read_annotations(csv)[1]
+
+
+def test_a_column_tip_seen_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("StudyInstanceUID,label,data,tip_seen,tip_seen\n")
+    with pytest.raises(TableError, match="'tip_seen' twice"):
+        read_annotations(tmp_path / "a.csv")

@@ -596,3 +596,43 @@ class TestRowsAndProblems:
         (root / "landmarks.csv").write_text("StudyInstanceUID,carina_x,carina_y\ns001,0.5,0.42\ns002,60,40\n")
         problem = only(audit(root))
         assert (problem.kind, problem.row) == ("landmark not readable", 2)
+
+
+def test_folders_that_cannot_be_listed_are_problems(folder, tmp_path, closed):
+    root = folder.write()
+    (tmp_path / "plain/shut").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "plain/a.png"), folder.films["s001"])
+    for path in (root / "train", tmp_path / "plain/shut"):
+        closed(path)
+    said = "cannot be listed (Permission denied); make the folder readable"
+    assert only(audit(tmp_path / "plain")).text() == f"shut/: {said}"
+    assert [problem.text() for problem in audit(root).problems][:1] == [f"train/: {said}"]
+
+
+def test_a_name_of_control_characters_is_shown_as_text(folder, tmp_path):
+    name = "a\x1b[31m\n.png"
+    (tmp_path / name).write_bytes(b"")
+    text = audit(tmp_path).text()
+    assert "a\\x1b[31m\\x0a.png: is empty" in text and "\x1b" not in text
+    cv2.imwrite(str(tmp_path / name), np.dstack([folder.films["s001"]] * 3))
+    found = audit(tmp_path)
+    assert not found.problems and found.notes and "\x1b" not in found.text()
+
+
+def test_a_phantom_json_that_every_reader_refuses_is_a_problem(folder):
+    (folder.write() / "phantom.json").write_text("{")
+    problem = only(audit(folder.root))
+    assert (
+        problem.text() == ("phantom.json: is not readable as JSON (JSONDecodeError); correct it or remove it")
+        and problem.kind == "file not usable"
+    )
+
+
+def test_links_to_one_film_are_each_a_film(folder, tmp_path):
+    (tmp_path / "plain").mkdir()
+    cv2.imwrite(str(tmp_path / "film.png"), folder.films["s001"])
+    for name in ("a.png", "b.png"):
+        (tmp_path / "plain" / name).symlink_to(tmp_path / "film.png")
+    found = audit(tmp_path / "plain")
+    assert found.counts["films"] == found.counts["films read"] == 2
+    assert only(found).text().startswith("b.png: is the same file as a.png")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlines.core.errors import Error
 from cxrlines.io import folds as folds_module
 from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
 from cxrlines.task import LABELS, UNKNOWN
@@ -211,3 +212,18 @@ def test_study_without_a_fold_is_an_error(tmp_path):
     write_folds(table[:3], make_folds(table[:3], 2), csv)
     with pytest.raises(ValueError, match=r"1 of 4 studies.*the first 's3'"):
         folds_of(table, read_folds(csv))
+
+
+def test_ids_with_a_carriage_return_are_read_back_and_others_written_without_quotes(tmp_path):
+    table = pd.DataFrame({"study": ["a", "b"], "patient": ["p", "q"]})
+    write_folds(table, pd.Series([0, 1]), tmp_path / "f.csv")
+    assert '"' not in (tmp_path / "f.csv").read_text()
+    table["patient"] = ["p\rx", "q"]
+    write_folds(table, pd.Series([0, 1]), tmp_path / "f.csv")
+    assert read_folds(tmp_path / "f.csv")["patient"].tolist() == ["p\rx", "q"]
+
+
+def test_no_more_folds_than_can_be_read_back():
+    table = pd.DataFrame({"study": ["a"], "patient": ["p"]} | {label: [0] for label in LABELS})
+    with pytest.raises(Error, match="count is 10001; a folds file has 10,000 folds at most"):
+        make_folds(table, 10_001)

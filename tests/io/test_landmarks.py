@@ -62,3 +62,15 @@ def test_without_a_split_the_studies_of_the_other_split_are_known(folder):
     dataset = read_dataset(root)
     assert list(dataset.landmarks) == ["s001"]
     assert dataset.left_out["landmarks of a study left out or unknown"] == 1
+
+
+def test_a_column_split_in_other_spelling_is_reported_and_one_twice_refused(tmp_path):
+    csv = tmp_path / "l.csv"
+    csv.write_text(f"{STUDY_COLUMN},Split,carina_x,carina_y,sternum_x\ns1,train,10,20,5\n")
+    landmarks, problems = read_landmarks(csv, "test")
+    assert list(landmarks) == ["s1"]
+    assert [(problem.kind, problem.row) for problem in problems] == [("unknown column", 1)]
+    assert "'Split' is not known (did you mean 'split'?)" in problems[0].message
+    csv.write_text(f"{STUDY_COLUMN},split,carina_x,carina_y,split\n")
+    with pytest.raises(TableError, match="'split' twice"):
+        read_landmarks(csv, "test")

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxrlines.io.marks import MarkedLine, MarksError, patients_of, read_marks, views_of
+from cxrlines.io.marks import MarkedLine, MarksError, film_place, patients_of, read_marks, views_of
 from cxrlines.io.rows import TableError
 from cxrlines.task import Device
 
@@ -154,6 +155,62 @@ def test_an_index_that_leaves_a_films_patient_open_is_refused(tmp_path, row, sai
     with pytest.raises(TableError, match=said) as caught:
         patients_of(tmp_path)
     assert "p1" not in str(caught.value) and "p2" not in str(caught.value)
+
+
+def index_of(folder: Path, text: str, *films: str) -> Path:
+    for film in films:
+        (folder / film).parent.mkdir(parents=True, exist_ok=True)
+        (folder / film).touch()
+    (folder / "index.csv").write_text(text)
+    return folder
+
+
+def test_films_of_one_name_in_two_folders_are_each_of_the_patient_of_their_own_row(tmp_path):
+    rows = "p1/IM1.jpg,A\np2/IM1.jpg,B\nset/p3/IM2.jpg,C\nIM2.png,D\n"
+    films = "set/p1/IM1.jpg", "set/p2/IM1.jpg", "set/p3/IM2.jpg", "set/p4/IM2.jpg"
+    folder = index_of(tmp_path, f"file,patient_id\n{rows}", *films) / "set"
+    (tmp_path / "link").symlink_to(folder)
+    for way in (folder, tmp_path / "link", folder / "../set"):
+        named = patients_of(way)
+        assert [named.get(film_place(way / film[4:])) for film in films] == ["A", "B", "C", None]
+        assert not named.keys() & {"IM1", "IM2"}
+
+
+def test_a_film_of_one_name_alone_is_known_by_it_but_not_by_the_row_of_another_folder(tmp_path):
+    folder = index_of(tmp_path, "file,patient_id\np1/a.jpg,A\np1/b.jpg,B\nc.jpg,C\n", "p1/a.jpg", "p2/b.jpg", "p/c.jpg")
+    named = patients_of(folder)
+    assert named["a"] == "A" and named["c"] == "C" and "b" not in named
+
+
+def test_films_gathered_in_one_folder_are_known_by_name_whatever_folders_their_index_names(tmp_path):
+    folder = index_of(tmp_path, "file,patient_id\n/old/p1/a.jpg,A\np2/b.jpg,B\n", "a.png", "b.jpg")
+    assert patients_of(folder).items() >= {"a": "A", "b": "B"}.items()
+    with pytest.raises(TableError, match=r"'p3/b' is in two rows that differ in patient_id .*line 4"):
+        patients_of(index_of(tmp_path, "file,patient_id\na.jpg,A\np2/b.jpg,B\np3/b.jpg,C\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,patient_id\na,1.2E+10\n", r"patient_id is a number, as a spreadsheet .* \(line 2\); import"),
+        ("file,patient_id\na,12\nb,12.0\n", r"digits are lost.* \(line 3\)"),
+        ("file,patient_id\na,M\ufffdller\n", r"not UTF-8.* \(line 2\)"),
+        ("file,file,patient_id\na,b,1\n", "has the column 'file' twice"),
+        ("file,view,patient_id,view\na,AP,1,PA\n", "has the column 'view' twice"),
+        ("File,patient_id\na,1\n", r"column 'File' is not known \(did you mean 'file'\?\)"),
+        ("file,patient_id,Projection\na,1,AP\n", r"'Projection' is not known \(did you mean 'projection'\?\)"),
+    ],
+)
+def test_an_index_whose_ids_or_columns_are_in_doubt_is_refused(tmp_path, text, said):
+    (tmp_path / "index.csv").write_text(text, "utf-8")
+    with pytest.raises(TableError, match=said) as caught:
+        patients_of(tmp_path)
+    assert "1.2E" not in str(caught.value)
+
+
+def test_a_placeholder_and_further_columns_of_an_index_are_as_they_are(tmp_path):
+    text = "file,image_id,reviewed,patient_id\na,x,1,unknown\nb,y,1,unknown\n"
+    assert patients_of(index_of(tmp_path, text)) == {"x": "unknown", "y": "unknown"}
 
 
 # -- anything at all

@@ -116,3 +116,9 @@ def test_a_spoilt_key_and_a_folder_that_cannot_be_written_are_named(key_file):
 def test_public_and_phantom_patients_need_no_site_key(key_file):
     assert (key_name("ranzcr"), key_name(phantom=True), key_name("nih", phantom=True)) == ("ranzcr", "phantom", "nih")
     assert not key_file.exists() and os.environ["CXRLINES_SITE_KEY"]
+
+
+def test_a_patient_who_is_named_by_a_file_whose_name_is_not_utf_8(key_file):
+    odd = os.fsdecode(b"film-\xff.png")
+    for name in (key_name(), "phantom", "sha256"):
+        assert len({*tokens([odd, "film-.png"], name)}) == 2

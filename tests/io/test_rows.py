@@ -209,3 +209,10 @@ def test_rows_are_counted_not_their_problems():
     found = [problem("x", 2), problem("y", 2), problem("x", 2), problem("y", 3), problem("y", 3, "b.csv")]
     found += [problem("z", None), problem("z", None, "b.csv")]
     assert rows_left_out(found) == {"x": 1, "y": 2, "z": 2}
+
+
+@pytest.mark.parametrize("text", ["\n", "\r\n", " \n"])
+def test_a_blank_first_line_is_named(tmp_path, text):
+    (tmp_path / "t.csv").write_text(f"{text}a,b\n1,2\n")
+    with pytest.raises(TableError, match=r"t\.csv: its first line is blank; remove it"):
+        read_rows(tmp_path / "t.csv", ("a",))

@@ -1,7 +1,6 @@
 """Label tables: what is read, what is left out, and what is said."""
 
 import gzip
-import os
 import shutil
 
 import numpy as np
@@ -53,7 +52,8 @@ class TestReadLabels:
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe", b"\0" * 100, b'"' * 999])
     def test_what_is_no_table_is_said_to_be_none(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)
-        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column|is UTF-16|is not text)"):
+        said = r"t\.csv: (is empty|its first line is blank|lacks the column|is UTF-16|is not text)"
+        with pytest.raises(TableError, match=said):
             read_labels(tmp_path / "t.csv")
 
     def test_no_file_no_rows(self, tmp_path):
@@ -242,19 +242,31 @@ class TestReadDataset:
         assert len(dataset.studies) == 13 and "film.png" in set(dataset.studies["study"])
         assert dataset.left_out == {"linked folder (not looked into)": 2, "link to nothing": 1}
 
-    def test_a_folder_that_cannot_be_listed_is_an_error(self, folder, monkeypatch):
+    def test_a_folder_that_cannot_be_listed_is_counted_and_the_folder_itself_an_error(self, folder, closed):
         root = folder.write() / "train"
-        (root / "closed").mkdir()
-        listed = os.scandir
+        (root / "shut").mkdir()
+        closed(root / "shut")
+        dataset = read_dataset(root)
+        assert len(dataset.studies) == 12 and dataset.left_out == {"folder that cannot be listed": 1}
+        closed(root)
+        for place in (root, folder.root):
+            with pytest.raises(TableError, match=r"train: cannot be listed \(Permission denied\)") as caught:
+                read_dataset(place)
+            assert isinstance(caught.value.__cause__, PermissionError)
 
-        def scandir(path):
-            if os.fspath(path).endswith("closed"):
-                raise PermissionError(13, "Permission denied", os.fspath(path))
-            return listed(path)
+    def test_a_file_without_suffix_that_cannot_be_opened_may_be_a_film(self, folder, monkeypatch):
+        root = folder.write() / "train"
+        (root / "IM1").write_bytes(bytes(128) + b"DICM")
+        opened = type(root).open
 
-        monkeypatch.setattr(os, "scandir", scandir)
-        with pytest.raises(TableError, match=r"closed.*Permission denied"):
-            read_dataset(root)
+        def refuse(path, *how, **more):
+            if path.name == "IM1":
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *how, **more)
+
+        monkeypatch.setattr(type(root), "open", refuse)
+        assert "IM1" in set(read_dataset(root).studies["study"])
+        assert [problem.file for problem in audit(root).problems] == ["IM1"]
 
     def test_errors_say_the_way_out(self, tmp_path, folder):
         with pytest.raises(TableError, match="is not a folder"):

@@ -1,6 +1,7 @@
 """A data set of real films with drawn devices. Phantom films, whose truth is known, stand in for real ones."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cxrlines import cli
+from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError
 from cxrlines.io.audit import audit
 from cxrlines.io.marks import FilmMarks, MarkedLine, MarksError, read_marks
@@ -253,3 +255,25 @@ class TestLinesThatFade:
 def test_a_film_in_two_marks_files_is_refused(real, tmp_path):
     with pytest.raises(MarksError, match="is in another marks file as well; leave it in one of them"):
         write_onto(tmp_path / "data", real[0], [real[1], real[1]], **SMALL, workers=1)
+
+
+def test_a_film_that_cannot_be_read_is_left_out_before_drawing(real, tmp_path):
+    folder = tmp_path / "films"
+    shutil.copytree(real[0], folder)
+    usable = find_backdrops(folder, read_marks(real[1]))[0]
+    usable[0].path.write_bytes(b"")
+    made = write_onto(tmp_path / "out", folder, [real[1]], studies=3, seed=1, size=96, workers=1)
+    assert made["backdrops"] == 5 and made["left_out"]["film not readable"] == 1
+    for backdrop in usable:
+        backdrop.path.write_bytes(b"")
+    with pytest.raises(Error, match=r"--onto .*: none of 6 films that could be drawn into is readable"):
+        write_onto(tmp_path / "none", folder, [real[1]], studies=3, seed=1, size=96, workers=1)
+
+
+def test_no_set_is_written_among_the_real_films(real, tmp_path):
+    shutil.copytree(real[0], tmp_path / "films")
+    (tmp_path / "link").symlink_to(tmp_path / "films")
+    for out in ("films/out", "link/deep/out"):
+        with pytest.raises(OutputError, match="is in the folder of --onto"):
+            write_onto(tmp_path / out, tmp_path / "films", [real[1]], studies=3, seed=1, workers=1)
+    assert not [path for path in (tmp_path / "films").iterdir() if path.is_dir()]

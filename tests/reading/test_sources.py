@@ -10,7 +10,8 @@ import pytest
 
 from cxrlines.core.film import FilmError
 from cxrlines.io.films import read_film
-from cxrlines.reading.sources import find_films
+from cxrlines.io.marks import patients_of
+from cxrlines.reading.sources import find_films, patient_of
 
 DICOM = b"\0" * 128 + b"DICM"
 NAMES = ("ü 肺.dcm", "new\nline.png", "a;b,c.png", "-dash.dcm", "IM0001", "1.2.840.1", "FILM.DCM", "~.png", "x.y..png")
@@ -140,3 +141,14 @@ def test_a_name_in_an_error_controls_no_terminal(tmp_path: Path) -> None:
     with pytest.raises(FilmError) as caught:
         read_film(tmp_path / "\x1b[31m\n.png")
     assert str(caught.value).isprintable() and "0 bytes" in str(caught.value)
+
+
+def test_a_film_is_of_the_patient_of_its_own_row_of_an_index(tmp_path: Path) -> None:
+    for name in ("p1/IM1.jpg", "p2/IM1.jpg", "p3/c.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    index = tmp_path / "index.csv"
+    for rows, patients in (("p1/IM1.jpg,A", ["A", "", ""]), ("p2/IM1.jpg,B\np1/IM1.jpg,A\nc,C", ["A", "B", "C"])):
+        index.write_text(f"file,patient_id\n{rows}\n")
+        indexed = patients_of(tmp_path)
+        assert [patient_of(path, indexed) for path, _ in find_films([tmp_path]).films] == patients

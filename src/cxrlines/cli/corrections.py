@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cxrlines.cli.options import say
-from cxrlines.core.files import check_outputs
+from cxrlines.core.files import OutputError, check_ending, check_outputs
 from cxrlines.core.text import plural
 
 app = typer.Typer(help="Exchange corrections with Label Studio.", no_args_is_help=True)
@@ -26,9 +26,13 @@ def export_(
 ) -> None:
     """Export a project's films, corrections and findings as tasks of Label Studio, with its labeling configuration."""
     from cxrlines.corrections.label_studio import beside_json, export_tasks
-    from cxrlines.corrections.project import Project
+    from cxrlines.corrections.project import FILMS, FINDINGS, Project
 
     found = Project.existing(project)
+    check_ending("--label-studio", label_studio, "JSON", ".json")
+    for name in (FILMS, FINDINGS):  # what lies there already, and the journal and tables, `check_outputs` refuses
+        if (project / name).resolve() in label_studio.resolve().parents:
+            raise OutputError(f"--label-studio {label_studio}: is in {name}/ of the project", "name another place")
     check_outputs(
         files={"--label-studio": label_studio, "beside --label-studio": beside_json(label_studio, ".xml")},
         folders={"beside --label-studio": beside_json(label_studio, ".films")},

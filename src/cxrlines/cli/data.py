@@ -158,10 +158,10 @@ def folds(
     check_outputs(files={"--out": out}, inputs=[train, against])
     check_table("--out", out)
     table = read_labels(train)
+    other = describe_folds(table, folds_of(table, read_folds(against))) if against else None
     drawn = make_folds(table, count, seed)
     write_folds(table, drawn, out)
     mine = describe_folds(table, drawn)
-    other = describe_folds(table, folds_of(table, read_folds(against))) if against else None
     if as_json:
         typer.echo(json.dumps(mine.as_dict() | ({"against": other.as_dict()} if other else {}), indent=1))
         return

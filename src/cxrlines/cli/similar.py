@@ -30,10 +30,13 @@ def index(
 
     check_outputs(files={"--out": out}, inputs=[data, bundle])
     check_ending("--out", out, *SAFETENSORS)
+    found = read_data_folder(data)
     with counted() as progress:
-        built = build_index(load_bundle(bundle or EMBEDDED), read_data_folder(data), progress=progress)
+        built = build_index(load_bundle(bundle or EMBEDDED), found, progress=progress)
     built.save(out)
     typer.echo(f"{out}: {plural(len(built.films), 'film')}")
+    for reason, rows in found.left_out.items():
+        say(f"not indexed: {rows} x {reason}")
     for study, reason in built.left_out.items():
         say(f"{readable(study)}: {readable(reason)}")
 

@@ -117,13 +117,15 @@ def check_outputs(
         files: what messages call it (its flag) -> a file; None: not given.
         folders: likewise, a folder that files are put into.
         made: likewise, a folder that is made beside its place and renamed, so that what lies there is gone.
-        inputs: files and folders that are read, none of which may be an output.
+        inputs: files and folders that are read, none of which may be an output, nor what lies in such a folder.
 
     Raises:
         OutputError: a place that cannot be written, holds the wrong kind of thing, is given twice, or is an input; a
-            folder that is made in the place of one that holds an input or another output.
+            file that would replace one in a folder that is read; a folder that is made in the place of one that holds
+            an input or another output.
     """
-    taken = {os.path.realpath(path): "is one of the inputs" for path in inputs if path is not None}
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    taken = dict.fromkeys(read, "is one of the inputs")
     for kind, paths in (("file", files), ("folder", folders), ("made", made)):
         for flag, path in (paths or {}).items():
             if path is None:
@@ -134,6 +136,9 @@ def check_outputs(
             for parent in map(str, place.parents):
                 if taken.get(parent, "").startswith("is the file"):
                     raise OutputError(f"{what}: {parent} {taken[parent]}", "name another place")
+                # A new file beside the films is welcome, as folds.csv is; what is there may be one that is read.
+                if kind == "file" and parent in read and os.path.lexists(place):
+                    raise OutputError(f"{what}: is in one of the inputs, {parent}", "name another place")
             if kind == "made" and (inner := next((name for name in taken if place in Path(name).parents), None)):
                 raise OutputError(f"{what}: would be replaced whole, and {inner} {taken[inner]}", "name another place")
             taken[str(place)] = f"is the {'file' if kind == 'file' else 'folder'} of {flag}"

@@ -100,8 +100,11 @@ class _Refused(Exception):
 
 def _read(file: Path) -> list[Any]:
     try:
-        tasks = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tasks = json.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        way_out = "give the path of a file that Label Studio exported"
+        raise LabelStudioError(f"{file}: cannot be read ({error.strerror})", way_out) from None
+    except (ValueError, RecursionError) as error:
         raise LabelStudioError(f"{file}: cannot be read as JSON ({type(error).__name__})", "export JSON") from None
     if not isinstance(tasks, list):
         raise LabelStudioError(f"{file}: is no list of tasks", "export JSON, not JSON-MIN, COCO or another format")
@@ -135,7 +138,7 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
             "landmarks": _landmarks(regions, film.shape),
             "comment": _comment(regions),
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _Refused("annotation not readable", f"{type(error).__name__}: {str(error)[:80]}") from None
     return Correction.of(values)
 

@@ -121,7 +121,7 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
     file as a whole cannot be read or lacks a column.
     """
     columns = (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN)
-    table = read_rows(csv, columns)
+    table = read_rows(csv, columns, (TIP_SEEN_COLUMN,))
     problems, annotated = list(table.problems), []
     seen = table.column(TIP_SEEN_COLUMN) if TIP_SEEN_COLUMN in table.columns else [""] * len(table.lines)
     first: dict[tuple[str, Device, bytes], AnnotatedLine] = {}

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cxrlines.core.files import readable
 from cxrlines.core.text import plural
 from cxrlines.io import tables
 from cxrlines.io.audit_state import AuditState, FilmNote
@@ -75,7 +76,7 @@ class Audit:
             lines += ["", "odd, but no problem (--json lists every film)"]
         for code, of_code in groupby(self.notes, lambda noted: noted.note.code):
             noted = list(of_code)
-            lines.append(f"  {code.value} ({len(noted):,}), such as {noted[0].film}: {noted[0].note.text}")
+            lines.append(f"  {code.value} ({len(noted):,}), such as {readable(noted[0].film)}: {noted[0].note.text}")
         for table, columns in self.absent.items():
             lines.append(f"  {table}: has no column {', '.join(columns)}; these labels are unknown")
         lines += ["  " + each.text() for each in self.odd]
@@ -99,6 +100,7 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe 
     else:
         train = check_train(state)
         truth = check_test(state, train)
+        state.read(root / tables.META_FILE, tables.read_meta)
     looks = check_films(state, workers, probe)
     check_copies(state, looks)
     check_annotations(state, root / tables.ANNOTATION_TABLE, train, "annotated")

@@ -45,7 +45,7 @@ class AuditState:
             what, way_out = error.what.removeprefix(f"{csv}: "), error.way_out
         if packed := packed_as(csv):
             what, way_out = f"is there as {packed} only", "unpack it there"
-        self.add("table not usable", csv.name, None, what, way_out)
+        self.add("table not usable" if csv.suffix != ".json" else "file not usable", csv.name, None, what, way_out)
         return None
 
     def name(self, path: Path) -> str:

@@ -12,13 +12,23 @@ from cxrlines.io.rows import TableError
 
 PACKED_SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".7z")
 LINKED_FOLDER, BROKEN_LINK = "linked folder (not looked into)", "link to nothing"
+CLOSED_FOLDER = "folder that cannot be listed"
+MAKE_READABLE = "make the folder readable"
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; `TableError` where it cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise TableError(f"{folder}: cannot be listed ({error.strerror})", MAKE_READABLE) from error
 
 
 def find_films(folder: Path, studies: Iterable[str]) -> dict[str, list[Path]]:
     """Study -> its files in `folder`: `<study>` with one of FILM_SUFFIXES, or bare (study ids contain dots)."""
     wanted = set(studies)
     films: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in listed(folder):
         suffixed = path.suffix.lower() in FILM_SUFFIXES
         study = next((name for name in (path.name, path.stem)[: 1 + suffixed] if name in wanted), None)
         if study is not None and path.is_file():
@@ -28,7 +38,7 @@ def find_films(folder: Path, studies: Iterable[str]) -> dict[str, list[Path]]:
 
 def bare_names(folder: Path) -> dict[str, Path]:
     """The files and folders in a folder of films by their bare names, for `film_instead`; of two the first by name."""
-    return {_bare(path.name): path for path in sorted(folder.iterdir(), reverse=True)}
+    return {_bare(path.name): path for path in reversed(listed(folder))}
 
 
 def film_instead(study: str, names: Mapping[str, Path]) -> tuple[str, str]:
@@ -55,12 +65,13 @@ def _bare(name: str) -> str:
 
 
 def files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """All regular files in a folder and those in it, but hidden ones. Links to folders are counted, not followed."""
+    """All regular files in a folder and those in it, but hidden ones. Links to folders are counted, not followed.
 
-    def unreadable(error: OSError) -> None:
-        raise TableError(f"{error.filename}: cannot be listed ({error.strerror})", "make the folder readable")
-
-    for folder, inner, files in os.walk(root, onerror=unreadable):
+    So are folders that cannot be listed; `TableError` if the folder itself is one.
+    """
+    listed(root)
+    closed: list[OSError] = []
+    for folder, inner, files in os.walk(root, onerror=closed.append):
         inner[:] = [name for name in inner if not name.startswith(".")]
         if linked := sum(Path(folder, name).is_symlink() for name in inner):
             left_out[LINKED_FOLDER] += linked
@@ -69,6 +80,15 @@ def files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:
                 yield path
             elif path.is_symlink():
                 left_out[BROKEN_LINK] += 1
+    left_out.update({CLOSED_FOLDER: len(closed)} if closed else {})
+
+
+def closed_below(root: Path) -> list[tuple[Path, str]]:
+    """The folders in a folder that cannot be listed, each with the reason."""
+    closed: list[OSError] = []
+    for _, inner, _ in os.walk(root, onerror=closed.append):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+    return [(Path(os.fsdecode(error.filename)), error.strerror or "") for error in closed]
 
 
 def packed_as(table: Path) -> str:

@@ -142,13 +142,13 @@ def _begins_data_set(head: bytes) -> bool:
     return (little or big) and len(head) > 8 and (has_vr or (length < 2**16 and length % 2 == 0))
 
 
-def is_film(path: Path) -> bool:
-    """Whether a file's first bytes are those of a film; False for what cannot be opened."""
+def is_film(path: Path, *, unopened: bool = False) -> bool:
+    """Whether a file's first bytes are those of a film; `unopened` for what cannot be opened."""
     try:
         with path.open("rb") as file:
             return kind_of(file.read(132)) is not None
     except OSError:
-        return False
+        return unopened
 
 
 def unread_picture(path: Path) -> str:

@@ -6,6 +6,7 @@ number of films, of the squared relative deviation from an even share.
 """
 
 from collections.abc import Sequence
+from csv import QUOTE_ALL, QUOTE_MINIMAL
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
     _check_table(table)
     if count < 2:
         raise Error(f"count is {count}", "at least 2 folds are needed to hold one out")
+    if count > 10**FOLD_DIGITS:
+        raise Error(f"count is {count}", f"a folds file has {10**FOLD_DIGITS:,} folds at most")
     totals = _positives(table).assign(films=1).groupby(table["patient"].astype(str), sort=True).sum()
     if len(totals) < count:
         films = plural(len(table), "film")
@@ -205,8 +208,10 @@ def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
 def write_folds(table: pd.DataFrame, folds: pd.Series, csv: Path) -> None:
     """Write `StudyInstanceUID, PatientID, fold`, one row a film in the table's order, atomically."""
     columns = {STUDY_COLUMN: table["study"], PATIENT_COLUMN: table["patient"], FOLD_COLUMN: folds.astype(np.int64)}
+    # Python's csv module writes a carriage return without quotes, and it would be read as a line's end.
+    odd = any("\r" in text for name in ("study", "patient") for text in table[name].astype(str))
     with replacing(csv) as aside:
-        pd.DataFrame(columns).to_csv(aside, index=False)
+        pd.DataFrame(columns).to_csv(aside, index=False, quoting=QUOTE_ALL if odd else QUOTE_MINIMAL)
 
 
 def read_folds(csv: Path) -> pd.DataFrame:

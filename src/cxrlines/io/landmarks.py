@@ -24,7 +24,7 @@ def read_landmarks(csv: Path, split: str) -> tuple[Landmarks, list[Problem]]:
     with points the first one stays. `TableError` if the file as a whole cannot be read or lacks a column.
     """
     axes = [(f"{name}_x", f"{name}_y") for name in Landmark]
-    rows = read_rows(csv, (STUDY_COLUMN, *(column for pair in axes for column in pair)))
+    rows = read_rows(csv, (STUDY_COLUMN, *(column for pair in axes for column in pair)), ("split",))
     problems = list(rows.problems)
     studies = rows.column(STUDY_COLUMN)
     splits = rows.column("split") if "split" in rows.columns else [split] * len(studies)

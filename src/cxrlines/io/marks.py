@@ -14,6 +14,7 @@ A path runs from where the line enters the film to its tip. `device` is the name
 
 import hashlib
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +26,15 @@ import numpy as np
 from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points
-from cxrlines.core.text import shown
+from cxrlines.core.text import did_you_mean, shown
 from cxrlines.io.annotations import has_length, is_point
-from cxrlines.io.rows import TableError, read_rows
+from cxrlines.io.rows import DOUBTS, NO_PATIENT, TableError, check_columns, doubted, read_rows
 from cxrlines.task import Device
 
 TRACHEOSTOMY = "trach"
 INDEX = "index.csv"
+NAMES, VIEWS = ("image_id", "file"), ("view", "projection")
+"""Columns of an index, of each of which one will do: films, and how they were taken, which may be left out."""
 AT_EDGE = 0.03
 """A line without a tip leaves its film where it ends no farther than this from the film's edge, in longer sides."""
 NO_MARKS = "film without marks"
@@ -164,43 +167,91 @@ def _need(ok: bool, value: Any, where: str, needs: str) -> None:
 
 def backdrop_patient(patient: str) -> str:
     """The patient id of a real film's patient in a set drawn onto the film: a hash, `ee` first."""
-    return f"ee{hashlib.sha256(patient.encode()).hexdigest()[:14]}"
+    return f"ee{hashlib.sha256(patient.encode(errors='surrogateescape')).hexdigest()[:14]}"
 
 
 def patients_of(folder: Path) -> dict[str, str]:
-    """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one.
+    """Film -> patient, from `index.csv` of the folder or its parent; {} without one.
 
-    `TableError` for an index with a row that cannot be read, or a film under two patients.
+    A film is known by its name without suffix, unless films of two folders in the folder have it; and by its
+    `film_place`, where the index gives its folder, too.
+
+    `TableError` for an index with a row that cannot be read, a film under two patients, or a patient's id that was
+    changed or garbled.
     """
     return _indexed(folder, "patient_id")
 
 
 def views_of(folder: Path) -> dict[str, str]:
-    """Film's name without suffix -> how it was taken (AP, PA), from the index's `view` or `projection`, if any.
+    """Film, as in `patients_of`, -> how it was taken (AP, PA), from the index's `view` or `projection`, if any.
 
     `TableError` as of `patients_of`.
     """
-    views = _indexed(folder, "view") or _indexed(folder, "projection")
+    views = _indexed(folder, VIEWS[0]) or _indexed(folder, VIEWS[1])
     return {film: view.upper() for film, view in views.items()}
 
 
+def film_place(path: Path) -> str:
+    """The folder of a film, the same however the way to it is written, with its name without suffix."""
+    return f"{os.path.realpath(path.parent)}/{film_name(path)}"
+
+
 def _indexed(folder: Path, column: str) -> dict[str, str]:
-    """Film's name -> cell of a column of the index, where it is not empty. Films are in column `image_id` or `file`."""
+    """Film -> cell of a column of the index, where it is not empty. Films are in column `image_id` or `file`."""
     index = next((place / INDEX for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
     if index is None:
         return {}
     rows = read_rows(index, ("patient_id",))
-    names = next((name for name in ("image_id", "file") if name in rows.columns), None)
+    check_columns(index, rows.columns, ("patient_id",), (*NAMES, *VIEWS))
+    for known in (NAMES, VIEWS):
+        spelt = {name.lower(): name for name in rows.columns}
+        if not set(known) & set(rows.columns) and (other := next(filter(None, map(spelt.get, known)), "")):
+            what = f"{index}: column {shown(other)} is not known{did_you_mean(other, known)}"
+            raise TableError(what, "rename or remove it")
+    names = next((name for name in NAMES if name in rows.columns), None)
     if names is None:
-        raise TableError(f"{index}: has no column image_id or file", "name the films in one of them")
+        raise TableError(f"{index}: has no column {' or '.join(NAMES)}", "name the films in one of them")
     if rows.problems:
         first = rows.problems[0]
         raise TableError(f"{index}: {first.message} (line {first.row})", first.way_out)
+    for doubt, line in zip(doubted(rows.column("patient_id"), patients=True), rows.lines, strict=True):
+        if doubt and doubt != NO_PATIENT:  # a placeholder names no patient, as `patient_of` knows
+            message, way_out = DOUBTS[doubt]
+            raise TableError(f"{index}: patient_id {message} (line {line})", way_out)
     cells = rows.column(column) if column in rows.columns else [""] * len(rows.fields)
-    films = (film_name(Path(name)) for name in rows.column(names))
+    places = _places(folder)
     found: dict[str, str] = {}
-    for film, cell, line in zip(films, cells, rows.lines, strict=True):
-        if cell and found.setdefault(film, cell) != cell:
-            what = f"{index}: film {shown(film, 80)} is in two rows that differ in {column} (the second is line {line})"
-            raise TableError(what, "keep the row that is right")
+    films = (Path(name.replace("\0", "")) for name in rows.column(names))
+    for name, cell, line in zip(films, cells, rows.lines, strict=True):
+        for key in _keys(name, index.parent, folder, places.get(film_name(name), set())) if cell else ():
+            if found.setdefault(key, cell) != cell:
+                film = shown(name.with_name(film_name(name)).as_posix() if name.name else name, 80)
+                what = f"{index}: film {film} is in two rows that differ in {column} (the second is line {line})"
+                raise TableError(what, "keep the row that is right")
     return found
+
+
+def _places(folder: Path) -> dict[str, set[str]]:
+    """Name without suffix -> the `film_place` of each file of that name, however deep; hidden ones are left alone."""
+    places: dict[str, set[str]] = {}
+    for place, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        real = os.path.realpath(place)
+        for name in map(film_name, map(Path, files)):
+            places.setdefault(name, set()).add(f"{real}/{name}")
+    return places
+
+
+def _keys(named: Path, beside: Path, folder: Path, places: set[str]) -> list[str]:
+    """What the film of a row of an index is known by; `places`: the films of its name that lie in the folder.
+
+    A name that films of two folders have names neither, unless the row says in which folder its film lies: from the
+    index's own or the one of the films.
+    """
+    name = film_name(named)
+    if named.parent == Path():
+        return [name] if len(places) < 2 else []
+    own = [film_place(base / named) for base in (beside, folder)]
+    # Films that were put into one folder have left behind those of the index.
+    gathered = places == {film_place(folder / named.name)}
+    return [*own, name] if gathered or (places and places <= set(own)) else own

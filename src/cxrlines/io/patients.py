@@ -90,7 +90,7 @@ def tokens(patients: Iterable[str], name: str) -> list[str]:
     if name == SITE:
         raise ValueError("a site's key has a name of its own, see key_name")
     if name == BARE:
-        return [f"{BARE}:{hashlib.sha256(str(patient).encode()).hexdigest()[:DIGITS]}" for patient in patients]
+        return [f"{BARE}:{hashlib.sha256(_bytes(str(patient))).hexdigest()[:DIGITS]}" for patient in patients]
     secret = hashlib.sha256(f"cxrlines: the published key of {name}".encode()).digest()
     if _OWN.fullmatch(name):
         own = _site_secret()
@@ -105,9 +105,14 @@ def tokens(patients: Iterable[str], name: str) -> list[str]:
     return [
         text
         if own_token.fullmatch(text := str(patient))
-        else f"{name}:{hmac.digest(secret, text.encode(), 'sha256').hex()[:DIGITS]}"
+        else f"{name}:{hmac.digest(secret, _bytes(text), 'sha256').hex()[:DIGITS]}"
         for patient in patients
     ]
+
+
+def _bytes(patient: str) -> bytes:
+    """A patient's name; without a table it is that of a file, which need not be UTF-8."""
+    return patient.encode(errors="surrogateescape")
 
 
 def is_site_token(patient: str) -> bool:

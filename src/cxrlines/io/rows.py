@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cxrlines.core.errors import Error
+from cxrlines.core.files import readable
 from cxrlines.core.text import did_you_mean, plural, shown
 
 
@@ -37,7 +38,8 @@ class Problem:
 
     def text(self) -> str:
         """One line for people: where, what, and what to do."""
-        where = self.file if self.row is None else f"{self.file}:{self.row}"
+        file = readable(self.file)
+        where = file if self.row is None else f"{file}:{self.row}"
         return f"{where}: {self.message}" + (f"; {self.way_out}" if self.way_out else "")
 
 
@@ -123,12 +125,14 @@ def clean(cell: str) -> str:
     return cell.strip() if cell.isascii() else cell.strip().strip("\ufeff\u200b").strip()
 
 
-def read_rows(path: Path, needed: Sequence[str]) -> Rows:
+def read_rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Rows:
     """Read a CSV file (see `open_table`; header in line 1) that must have the columns `needed`; others are kept.
+
+    Columns of nearly the name of one of `optional` that is missing are problems: they may be meant by it.
 
     A row with too few or too many cells is a problem and is left out; so is each line that an open quote swallows.
     `TableError` if the file is missing, empty, of another format or not separated by commas, or lacks a needed column
-    (the message offers the nearest name it has) or has one twice.
+    (the message offers the nearest name it has), or has one of these or of `optional` twice.
     """
     problems: list[Problem] = []
     lines: list[int] = []
@@ -140,8 +144,13 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
             columns = [clean(name) for name in next(reader, [])]
         except csv.Error:
             columns = []
-        _check_format(path, "".join(raw), columns, needed)
-        check_columns(path, columns, needed)
+        check_format(path, "".join(raw), columns, needed)
+        check_columns(path, columns, needed, optional)
+        absent = [name for name in optional if name not in columns]
+        for name in columns:
+            if name not in (*needed, *optional) and (near := did_you_mean(name, absent)):
+                message, way_out = f"column {shown(name)} is not known{near}", "rename or remove it"
+                problems.append(Problem("unknown column", path.name, 1, message, way_out))
         while True:
             raw.clear()
             line = reader.line_num + 1
@@ -203,10 +212,12 @@ def _is_open(raw: Sequence[str]) -> bool:
     return False
 
 
-def _check_format(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]) -> None:
+def check_format(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]) -> None:
     """`TableError` for a first line that is no header of cells separated by commas, where its format is recognised."""
     if "\0" in text:
         raise TableError(f"{path}: is not text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
+    if text and not text.strip():
+        raise TableError(f"{path}: its first line is blank", "remove it, so that the header is the first line")
     if text.strip('"').lower().startswith("sep="):
         way_out = f"remove that line; if commas do not separate its cells, {SAVE_AS}"
         raise TableError(f"{path}: its first line is {shown(text.strip())}, which is for Excel, not a header", way_out)
@@ -219,13 +230,13 @@ def _check_format(path: Path, text: str, columns: Sequence[str], needed: Sequenc
 
 
 def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """`TableError` if a needed column is missing or is there twice.
+    """`TableError` if a needed column is missing, or one that is needed or optional is there twice.
 
     Names are quoted only of a line with a column that is known; any other may be the first row, and name a patient.
     """
     if not columns:
         raise TableError(f"{path}: is empty", f"it needs a header with the columns {', '.join(needed)}")
-    if twice := sorted({name for name in columns if name in needed and columns.count(name) > 1}):
+    if twice := sorted({name for name in (*needed, *optional) if columns.count(name) > 1}):
         raise TableError(f"{path}: the header has the column {twice[0]!r} twice", "remove one")
     missing = [name for name in needed if name not in columns]
     if missing and {_letters(name) for name in columns}.isdisjoint(map(_letters, (*needed, *optional))):

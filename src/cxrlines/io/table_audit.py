@@ -12,7 +12,16 @@ from cxrlines.core.text import did_you_mean, shown
 from cxrlines.io import tables
 from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.audit_state import AuditState
-from cxrlines.io.film_lookup import bare_names, film_instead, find_films, packed_as
+from cxrlines.io.film_lookup import (
+    CLOSED_FOLDER,
+    MAKE_READABLE,
+    bare_names,
+    closed_below,
+    film_instead,
+    find_films,
+    listed,
+    packed_as,
+)
 from cxrlines.io.folds import FOLD_COLUMN, fold_number, fold_problems
 from cxrlines.io.landmarks import SPLITS, read_landmarks
 from cxrlines.io.rows import Problem, Rows, TableError, bare, doubted, read_rows
@@ -31,8 +40,10 @@ def check_folder(state: AuditState) -> None:
     except TableError as error:
         state.add("no data", state.root.name, None, error.what.removeprefix(f"{state.root}: "), error.way_out)
         return
-    state.films = dict(zip(map(Path, dataset.studies["film"]), dataset.studies["study"], strict=True))
+    state.films = {state.root / study: study for study in dataset.studies["study"]}  # two links to a file are two films
     state.counts |= {"films": len(state.films)} | dataset.left_out
+    for path, why in closed_below(state.root) if CLOSED_FOLDER in dataset.left_out else ():
+        state.add(CLOSED_FOLDER, f"{state.name(path)}/", None, f"cannot be listed ({why})", MAKE_READABLE)
 
 
 def check_train(state: AuditState) -> Rows | None:
@@ -145,7 +156,12 @@ def _match_films(state: AuditState, rows: Rows, folder: Path, split: str) -> Non
         way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
         state.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
         return
-    films, names = find_films(folder, studies), bare_names(folder)
+    try:
+        films, names = find_films(folder, studies), bare_names(folder)
+    except TableError as error:
+        message = error.what.removeprefix(f"{folder}: ")
+        state.add(CLOSED_FOLDER, f"{folder.name}/", None, message, error.way_out)
+        return
     for study, line in zip(studies, rows.lines, strict=True):
         if study and study not in films:
             instead, way_out = film_instead(study, names)
@@ -157,7 +173,7 @@ def _match_films(state: AuditState, rows: Rows, folder: Path, split: str) -> Non
         for path in more:
             state.add("two films of a study", state.name(path), None, message, "keep the one that was annotated")
     state.counts[f"{split} films"] = matched = sum(map(len, films.values()))
-    if without := sum(path.is_file() for path in folder.iterdir()) - matched:
+    if without := sum(path.is_file() for path in listed(folder)) - matched:
         state.counts[f"{split} films without a row"] = without
 
 

@@ -236,7 +236,7 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder[Studies]:
         strange, other = points.keys() - known, root / ("test" if labelled else "train")
         strange -= find_films(other, strange).keys() if strange and other.is_dir() else set()  # a table may be of both
         left_out["landmarks of a study left out or unknown"] += len(strange)
-    return DataFolder(root.resolve(), studies, lines, dict(+left_out), _read_meta(root / META_FILE), landmarks)
+    return DataFolder(root.resolve(), studies, lines, dict(+left_out), read_meta(root / META_FILE), landmarks)
 
 
 def _with_truth(studies: Studies, csv: Path) -> tuple[Studies, list[Problem]]:
@@ -258,7 +258,8 @@ def _with_truth(studies: Studies, csv: Path) -> tuple[Studies, list[Problem]]:
     return replace(studies, patients=[patient.get(study, study) for study in studies.ids], labels=labels), problems
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path) -> dict[str, Any]:
+    """The content of phantom.json, {} where there is none; `TableError` where it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -273,7 +274,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
 def _read_folder(root: Path) -> DataFolder[Studies]:
     left_out: Counter[str] = Counter()
     files = sorted(files_below(root, left_out))
-    films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
+    # What cannot be opened may be a film: reading it says why it is none.
+    films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path, unopened=True)]
     taken = set(films)
     pictures = [unread_picture(path) for path in files if path not in taken]
     left_out.update(f"{name} image, which is not read; save it as PNG" if name else NOT_A_FILM for name in pictures)

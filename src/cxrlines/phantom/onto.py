@@ -10,8 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cxrlines.core.film import film_name
+from cxrlines.core.errors import Error
+from cxrlines.core.files import OutputError
+from cxrlines.core.film import FilmError, film_name
 from cxrlines.core.polyline import Points, resample
+from cxrlines.core.pool import cores, in_parallel
 from cxrlines.io.films import read_film
 from cxrlines.io.marks import MarkedLine, MarksError, read_marks
 from cxrlines.phantom.anatomy import draw_patient, pose
@@ -51,6 +54,7 @@ TURN = 2.0  # degrees, standard deviation of the patient's tilt
 SMALLER, SMALLER_SIZES = 0.2, (0.6, 1.0)  # share of films below the wanted size, shares of it
 QUALITIES = (70, 96)  # of JPEG, the upper one excluded
 OFF_FILM = 0.05  # share of the longer side by which marks may lie off the film
+UNREADABLE = "film not readable"
 _PHANTOM_DIFFICULTIES = (0.2, 0.8)
 
 
@@ -131,16 +135,36 @@ def write_onto(
             "anatomy is placed at the carina and lines already there belong to the ground truth",
             "docs/phantom.md shows how to write it",
         )
+    if folder.resolve() in Path(out).resolve().parents:
+        what = f"OUT {out}: is in the folder of --onto, {folder}, and its films would be taken for real ones"
+        raise OutputError(what, "name a folder outside")
+    if workers is not None:
+        check_integer("workers", workers, 1, 1024)
     known = read_marks(*marks)
     digest = hashlib.sha256()
     for path in marks:
         digest.update(Path(path).read_bytes())
     backdrops, left_out = find_backdrops(folder, known)
+    good = dict(in_parallel(_can_be_read, [each.path for each in backdrops], workers or cores(), "reading films"))
+    if bad := len(backdrops) - sum(map(bool, good.values())):
+        left_out[UNREADABLE] = bad
+        backdrops = [each for place, each in enumerate(backdrops) if good[place]]
+    if not backdrops:
+        raise Error(f"--onto {folder}: none of {bad} films that could be drawn into is readable", "export them again")
     for backdrop in backdrops:
-        digest.update(f"{backdrop.path.name}\t{backdrop.path.stat().st_size}\t{backdrop.patient}\n".encode())
+        line = f"{backdrop.path.name}\t{backdrop.path.stat().st_size}\t{backdrop.patient}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     films, shares = digest.hexdigest(), (float(phantom_share), float(annotated))
     parameters = OntoParameters(studies, seed, films, len(backdrops), left_out, size, *shares)
     return write_set(out, parameters, partial(_plan, parameters, backdrops), partial(_make, parameters), workers)
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        read_film(path)
+    except FilmError:
+        return False
+    return True
 
 
 def _plan(parameters: OntoParameters, backdrops: list[Backdrop]) -> Sequence[Drawing | Study]:

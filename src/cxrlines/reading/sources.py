@@ -11,6 +11,7 @@ from pathlib import Path
 from cxrlines.core.files import readable
 from cxrlines.core.film import FILM_SUFFIXES, FilmError, film_name
 from cxrlines.io.films import is_film, kind_of, read_bytes, unread_picture
+from cxrlines.io.marks import film_place
 from cxrlines.io.rows import PLACEHOLDERS
 
 NO_FILM, ARCHIVE, LINKED, BROKEN = "no film", "archive, not unpacked", "link to a folder", "link to nothing"
@@ -105,11 +106,11 @@ def _place(path: Path) -> tuple[str, str]:
 
 
 def patient_of(path: Path, indexed: Mapping[str, str]) -> str:
-    """The patient of a film: as an index has it (film's name -> patient), else PatientID of a DICOM file.
+    """The patient of a film: as an index has it (`io.marks.patients_of`), else PatientID of a DICOM file.
 
     Empty where neither names one: a placeholder such as `unknown` does not.
     """
-    named = indexed.get(film_name(path), "")
+    named = indexed.get(film_place(path)) or indexed.get(film_name(path), "")
     return named if named.lower() not in PLACEHOLDERS and named else _dicom_patient(path)
 
 

@@ -3,6 +3,7 @@
 import csv as csv_files
 import itertools
 import json
+import os
 import shutil
 import time
 from functools import partial
@@ -233,6 +234,17 @@ class TestFolders:
         cv2.imwrite(str(tmp_path / "chexpert" / name), cv2.resize(folder.films["s002"][2:, 3:], (200, 200)))
         found = twins_of_folders(folder.write(), tmp_path / "chexpert")
         assert found.twins.iloc[:, :2].to_numpy().tolist() == [["s002", "patient00001/study1/view1_frontal"]]
+
+    def test_names_that_are_not_utf_8(self, two_folders, tmp_path):
+        other = two_folders[1]
+        odd = other / os.fsdecode(b"own-\xff.png")
+        (other / "own.png").rename(odd)
+        shutil.copytree(other, tmp_path / "copy")
+        found = twins_of_folders(other, tmp_path / "copy")
+        assert odd.name in set(found.twins["study_a"])
+        assert "own-\\xff.png" in found.text() and found.text().encode()
+        found.write(tmp_path / "twins.csv")
+        assert b"own-\xff.png,own-\xff.png,1.0" in (tmp_path / "twins.csv").read_bytes()
 
     def test_no_twins_is_a_table_without_rows(self, two_folders, tmp_path):
         found = twins_of_folders(two_folders[1], two_folders[1])

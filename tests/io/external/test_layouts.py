@@ -369,7 +369,8 @@ class TestAnyTable:
     def test_what_is_no_table(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)
         with pytest.raises(
-            TableError, match=r"t\.csv: (is empty|lacks the columns 'Image Index'|is UTF-16|is no text)"
+            TableError,
+            match=r"t\.csv: (is empty|its first line is blank|lacks the columns 'Image Index'|is UTF-16|is not text)",
         ):
             read(tmp_path / "t.csv", "nih")
 

@@ -132,6 +132,23 @@ class TestFilmsMissing:
         (root / "images/00000003_000.png").symlink_to(root / "nowhere")
         assert read_external(root).left_out == {"film missing": 3}
 
+    def test_a_link_that_leads_in_a_circle_is_no_film(self, make):
+        root = make("nih", ["images/00000002_000.png"])
+        for name in ("images/00000003_000.png", "images/other"):
+            (root / name).symlink_to(root / name)
+        assert read_external(root).left_out == {"film missing": 3}
+
+    def test_a_folder_that_cannot_be_listed_is_counted(self, make, closed):
+        root = make("chexpert", [f"train/{film}" for film in CHEXPERT_FILMS])
+        closed(root / "train/patient00001/study1")
+        assert read_external(root).left_out == {"folder that cannot be listed": 1, "film missing": 1}
+        closed(root / "train/patient00002/study1")
+        with pytest.raises(TableError, match="2 x folder that cannot be listed"):
+            read_external(root)
+        closed(root)
+        with pytest.raises(TableError, match=r"set: cannot be listed \(Permission denied\)"):
+            read_external(root)
+
     def test_none(self, make):
         for kind, (table, _, _) in SETS.items():
             root = make(kind, ["notes.txt"])
@@ -228,3 +245,21 @@ def test_films_of_a_whole_set_are_found(tmp_path, shared):
         (folder / name).touch()
     external = read_external(tmp_path)
     assert len(external.studies) == 106_718 and external.left_out == {"child": 5_402}
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_table_of_other_marks_than_commas_is_named_so(make, mark, name):
+    for kind, (table, text, films) in SETS.items():
+        for place in {table, "mine.csv"} if kind in ("nih", "padchest") else {table}:
+            root = make(kind, films, place, text.replace(",", mark))
+            with pytest.raises(TableError, match=rf"{place}: its cells are separated by {name}, not commas"):
+                read_external(root)
+            (root / place).unlink()
+
+
+def test_nih_under_another_name_keeps_its_patients(make):
+    films = SETS["nih"][2]
+    root = make("nih", films, "sample_labels.csv", (NIH + NIH_ROWS).replace("[Width,Height]", "Width,Height"))
+    (root / "BBox_List_2017.csv").write_text("Image Index,Finding Label,Bbox [x\n")
+    external = read_external(root)
+    assert external.kind == "nih" and external.studies["patient"].tolist() == ["0", "1", "2", "3"]

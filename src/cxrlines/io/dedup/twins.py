@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.errors import Error
-from cxrlines.core.files import write_text
+from cxrlines.core.files import readable, write_text
 from cxrlines.core.film import FilmError
 from cxrlines.core.pool import in_parallel
 from cxrlines.core.text import plural
@@ -154,7 +154,8 @@ class TwinsFound:
             out = "".join(f"; left out: {reason} {count:,}" for reason, count in sorted(self.left_out[s].items()))
             lines.append(f"{side}: {plural(self.films[s], 'film')}, {self.with_twins[s]:,} with a twin{out}")
         lines.append(plural(len(self.twins), "pair of twins", "pairs of twins"))
-        lines += [f"  {a}  {b}  {correlation:.3f}" for a, b, correlation in self.twins[:SHOWN].itertuples(index=False)]
+        shown = self.twins[:SHOWN].itertuples(index=False)
+        lines += [f"  {readable(a)}  {readable(b)}  {correlation:.3f}" for a, b, correlation in shown]
         if len(self.twins) > SHOWN:
             lines.append(f"  ... and {len(self.twins) - SHOWN:,} more; --out writes all")
         return "\n".join(lines)
@@ -202,7 +203,8 @@ def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
     names_a, names_b = list(films_a), list(films_b)
     twins = find_twins(list(films_a.values()), list(films_b.values()), workers=workers)
     named = [(names_a[twin.a], names_b[twin.b], twin.correlation) for twin in twins]
-    table = pd.DataFrame(named, columns=["study_a", "study_b", "correlation"])
+    table = pd.DataFrame(named, columns=["study_a", "study_b", "correlation"], dtype=object)  # names may not be UTF-8
+    table["correlation"] = table["correlation"].astype(float)
     return TwinsFound(table, (len(films_a), len(films_b)), (out_a, out_b))
 
 

@@ -10,15 +10,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxrlines.core.film import stem_of
-from cxrlines.io.rows import CHANGED_ID, GARBLED_ID, NO_PATIENT, TableError, check_columns, doubted, open_table
+from cxrlines.io.rows import (
+    CHANGED_ID,
+    GARBLED_ID,
+    NO_PATIENT,
+    TableError,
+    check_columns,
+    check_format,
+    doubted,
+    open_table,
+)
 from cxrlines.io.tables import NO_STUDY, REPEATED, TRAIN_TABLE
-from cxrlines.task import Device
+from cxrlines.task import STUDY_COLUMN, Device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,13 +117,16 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> "t
 def read_header(table: Path) -> tuple[int, list[str]]:
     """How many cells the header has without blank ones at the end, and the columns: more if a name has commas in it.
 
-    No columns if the file is empty. `TableError` if it cannot be opened or unpacked.
+    No columns if the file is empty. `TableError` if it cannot be opened or unpacked, or the header of a set is not
+    separated by commas.
     """
     with open_table(table) as file:
+        first = next(file, "")
         try:
-            header: list[str] = next(csv.reader(file), [])
+            header: list[str] = next(csv.reader(chain([first], file)), [])
         except csv.Error:
             return 0, []
+    check_format(table, first, header, [STUDY_COLUMN, *(name for layout in LAYOUTS.values() for name in layout.mark)])
     while header and not header[-1].strip():
         header.pop()
     # NIH's last two names are OriginalImage[Width,Height] and OriginalImagePixelSpacing[x,y]: four columns.

@@ -18,6 +18,7 @@ table leads to a file outside its folder.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES, stem_of
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, usable
-from cxrlines.io.rows import TableError
+from cxrlines.io.film_lookup import CLOSED_FOLDER, listed
+from cxrlines.io.rows import TableError, open_table
 from cxrlines.io.tables import NO_FILM, TRAIN_TABLE, read_dataset, read_labels
 from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, UNKNOWN, Device
 
@@ -76,6 +78,7 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
     if not root.is_dir():
         raise TableError(f"{root}: is not a folder", "give the folder that holds the films of an external set")
     root = root.resolve()
+    listed(root)
     kind, table = _find_table(root)
     if table is None:
         return _read_folder(root)
@@ -86,14 +89,15 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
     if not check_films:
         return External(kind, root, studies.assign(film="").astype({"film": object}), left_out)
     layout = LAYOUTS[kind]
-    films = _list_films(root, layout)
+    films = _list_films(root, layout, left_out)
     paths = pd.Series([films.get(name) or films.get(stem_of(name)) for name in studies["film"]], dtype=object)
     there = paths.notna()
     if not there.any():
         looked = ", ".join("/".join((folder, *(f"{name}*" for name in layout.below))) for folder in layout.films)
+        closed = f" ({left_out[CLOSED_FOLDER]} x {CLOSED_FOLDER})" if CLOSED_FOLDER in left_out else ""
         raise TableError(
-            f"{root}: has {table.relative_to(root)} but is an external folder without its films; looked in {looked} "
-            f"for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}",
+            f"{root}: has {table.relative_to(root)} but is an external folder without its films; looked in {looked}"
+            f"{closed} for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}",
             "unpack the films there, or give the folder that holds both table and films",
         )
     if not there.all():
@@ -121,13 +125,16 @@ def _find_table(root: Path) -> tuple[str, Path | None]:
         if kind == "ranzcr" and table != root / TRAIN_TABLE:
             raise TableError(f"{table}: is in RANZCR's layout, which is read from {TRAIN_TABLE}", "unpack it to that")
         return kind, table
-    for table in _tables(root, "*.csv"):
+    for table in _tables(root, "*.csv"):  # under another name, as Kaggle's sample_labels.csv
         try:
-            columns = read_header(table)[1]
+            with open_table(table) as lines:
+                cells = {cell.strip().strip('"') for cell in re.split(r"[,;\t|]", next(lines, ""))}
         except TableError:  # of no concern: it may belong to anything
             continue
-        if set(LAYOUTS["padchest"].mark) <= set(columns):
-            return "padchest", table
+        for kind in ("nih", "padchest"):
+            if {*LAYOUTS[kind].mark, *LAYOUTS[kind].needed} <= cells:
+                read_header(table)  # which says so where other marks than commas separate its cells
+                return kind, table
     return "folder", None
 
 
@@ -148,40 +155,50 @@ def _kind_of(table: Path) -> str:
     raise TableError(what, "give the table as its authors distribute it")
 
 
-def _list_films(root: Path, layout: Layout) -> dict[str, str]:
-    """Name of a film, and name without suffix -> its path. Of two, that of the first folder, then the first by name."""
+def _list_films(root: Path, layout: Layout, left_out: dict[str, int]) -> dict[str, str]:
+    """Name of a film, and name without suffix -> its path. Of two, that of the first folder, then the first by name.
+
+    Folders that cannot be listed are counted.
+    """
     films: dict[str, str] = {}
     for pattern in layout.films:
         for folder in [root] if pattern == "." else sorted(root.glob(pattern)):
-            for name, path in _files(str(folder), layout.below) if folder.is_dir() else ():
+            for name, path in _files(str(folder), layout.below, left_out) if folder.is_dir() else ():
                 films.setdefault(name, path)
                 films.setdefault(stem_of(name), path)
     return films
 
 
-def _files(folder: str, below: tuple[str, ...], before: str = "") -> Iterator[tuple[str, str]]:
+def _files(
+    folder: str, below: tuple[str, ...], left_out: dict[str, int], before: str = ""
+) -> Iterator[tuple[str, str]]:
     """(name, path) of all files as many folders below as `below` has entries, each folder's name beginning so."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise TableError(f"{folder}: cannot be listed ({error.strerror})", "make the folder readable") from None
+    except OSError:
+        left_out[CLOSED_FOLDER] = left_out.get(CLOSED_FOLDER, 0) + 1
+        return
     for entry in entries:
-        if not below and entry.is_file():
+        try:
+            there = entry.name.startswith(below[0]) and entry.is_dir() if below else entry.is_file()
+        except OSError:  # a link that leads in a circle
+            continue
+        if there and below:
+            yield from _files(entry.path, below[1:], left_out, f"{before}{entry.name}/")
+        elif there:
             yield before + entry.name, entry.path
-        elif below and entry.name.startswith(below[0]) and entry.is_dir():
-            yield from _files(entry.path, below[1:], f"{before}{entry.name}/")
 
 
 def _read_folder(root: Path) -> External:
     try:
         dataset = read_dataset(root)
-    except TableError:
+    except TableError as error:
         tables = "; ".join(f"{kind}: {layout.table}" for kind, layout in LAYOUTS.items())
         raise TableError(
             f"{root}: is not an external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} "
             f"with {STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
             "give the folder that holds one of them",
-        ) from None
+        ) from error
     return External("folder", root, _with_presence(dataset.studies), dict(dataset.left_out))
 
 
