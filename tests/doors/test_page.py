@@ -374,11 +374,14 @@ def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
     (tmp_path / "tokens").write_text("a-token-of-enough-letters")
     with serving("--token-file", tmp_path / "tokens") as server:
         page, token = asked_for_a_token(browser, server)
+        token.fill("a-töken-of-enough-letters")  # which no header takes
+        token.press("Enter")
+        page.locator("#token-problem", has_text="letters without accents").wait_for()
         token.fill("a-wrong-token-of-letters")
         token.press("Enter")
         page.locator("#token-problem", has_text="not one of").wait_for()
         assert accessible(page) == []
-        token.fill("a-token-of-enough-letters")
+        token.fill(" a-token-of-enough-letters ")
         token.press("Enter")
         page.locator("#what-reads", has_text="weights").wait_for()
         drop(page, EXAMPLE)
@@ -683,8 +686,8 @@ def test_a_drawn_line_is_saved_once_its_state_is_chosen(page, project, tmp_path)
     page.keyboard.press("Enter")
     save = page.get_by_role("button", name="Save")
     page.locator(".correct", has_text="1 line needs a state.").wait_for()
-    assert save.is_disabled() and chosen(page, "CVC, drawn") == "State?" and accessible(page) == []
-    page.get_by_label("State of CVC, drawn").select_option("Borderline")
+    assert save.is_disabled() and chosen(page, "CVC 2, drawn") == "State?" and accessible(page) == []
+    page.get_by_label("State of CVC 2, drawn").select_option("Borderline")
     save.click()
     page.locator(".correct", has_text="Saved by A reader").wait_for()
     lines = pd.read_csv(project / "train_annotations.csv").query("StudyInstanceUID == 'drawn'")

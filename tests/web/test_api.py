@@ -52,6 +52,16 @@ def test_many_films_each_get_what_is_theirs(web):
     jsonschema.validate(answer.json()["films"], json_schema())
 
 
+def test_an_empty_file_among_many_is_a_problem_of_its_name(web):
+    server = web()
+    files = [("film", ("good.dcm", b"good")), ("film", ("empty.dcm", b""))]
+    answer = server("POST", "/v1/read", files=files)
+    assert [film["film"] for film in answer.json()["films"]] == ["good.dcm"]
+    (empty,) = answer.json()["problems"]
+    assert (empty["film"], empty["status"], empty["code"]) == ("empty.dcm", 400, "empty")
+    assert server.pool.given == [b"good"]
+
+
 def test_what_is_no_film_says_so_and_the_way_out(web):
     server = web()
     answer = server("POST", "/v1/read", headers=JPEG, content=b"bad")
@@ -198,6 +208,8 @@ def test_unknown_paths_and_methods_are_problems(web):
     server = web()
     assert problem(server("GET", "/v1/nothing")) == (404, "not-found")
     assert problem(server("GET", "/v1/read")) == (405, "method")
+    for path in ("/healthz/", "/v1/about/", "/static"):  # and none is redirected
+        assert problem(server("GET", path)) == (404, "not-found")
     assert problem(server("GET", "/static/../serve_settings.py")) == (404, "not-found")
     assert problem(server("GET", "/static/%2e%2e/server.py")) == (404, "not-found")
 
@@ -219,6 +231,13 @@ def test_its_description_names_every_route_and_resolves(web):
     server = web()
     description = server("GET", "/openapi.json").json()
     assert {"/v1/read", "/v1/films", "/v1/about", "/healthz", "/metrics"} <= set(description["paths"])
+    open_ones = {
+        path
+        for path, methods in description["paths"].items()
+        for operation in methods.values()
+        if operation.get("security", description["security"]) != [{"token": []}]
+    }
+    assert open_ones == {"/healthz"} and "token" in description["components"]["securitySchemes"]
     text = json.dumps(description)
     parts = description["components"]["schemas"]
     named = {piece.split('"')[0] for piece in text.split("#/components/schemas/")[1:]}

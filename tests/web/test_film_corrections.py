@@ -60,6 +60,7 @@ def test_the_same_film_dropped_again_has_its_corrections_and_keeps_the_old_ones(
     ("changed", "names"),
     [
         ({"author": ""}, "author"),
+        ({"author": " \t "}, "author"),
         ({"lines": [LINE | {"points": [[600.0, 20.0], [9999.0, 480.0]]}]}, "lines.0"),
         ({"lines": [LINE | {"of": 7}]}, "7"),
         ({"lines": [LINE | {"state": None}]}, "state"),
@@ -73,6 +74,15 @@ def test_one_that_does_not_fit_is_refused_and_nothing_is_saved(web, tmp_path, ch
     answer = server("PUT", path, json=SAID | changed)
     assert (answer.status_code, answer.json()["code"]) == (422, "correction") and names in answer.json()["detail"]
     assert server("GET", path).json()["correction"] is None
+
+
+def test_a_name_of_half_a_character_is_saved_without_it_and_an_author_without_the_spaces_around(web, tmp_path):
+    server = web(project=tmp_path / "project")
+    said = json.dumps(SAID | {"name": "ward\ud800.jpg", "author": " A reader "})
+    answer = server("PUT", kept(server), content=said)
+    assert answer.status_code == 200, answer.text
+    film = Project(tmp_path / "project").find(EXAMPLE)
+    assert film is not None and (film.name, film.correction.author) == ("ward?.jpg", "A reader")
 
 
 def test_what_is_no_correction_at_all_is_a_problem(web, tmp_path):

@@ -33,9 +33,9 @@ def test_films_of_a_multipart_body_come_out_as_they_went_in(contents):
     assert films_in(*multipart(*files), 4) == ([Upload(*file) for file in files], True)
 
 
-def test_parts_without_a_name_are_counted_and_empty_ones_passed_over():
-    kind, body = multipart(("", b"one"), ("empty", b""), ("b", b"two"))
-    assert films_in(kind, body, 5)[0] == [Upload("film 1", b"one"), Upload("b", b"two")]
+def test_parts_without_a_name_are_counted_and_those_that_are_empty_too_passed_over():
+    kind, body = multipart(("", b"one"), ("", b""), ("empty", b""), ("", b"two"))
+    assert films_in(kind, body, 5)[0] == [Upload("film 1", b"one"), Upload("empty", b""), Upload("film 3", b"two")]
 
 
 def test_what_is_wrong_with_a_body():
@@ -49,6 +49,7 @@ def test_what_is_wrong_with_a_body():
     assert problem(kind, b"") == (400, "multipart-malformed")
     assert problem(kind, body, most=1) == (413, "too-many-films")
     assert problem(*multipart(("a", b""))) == (400, "empty")
+    assert problem(*multipart(("a", b""), ("b", b""), ("c", b"three")), most=2) == (413, "too-many-films")
     assert problem("multipart/form-data; boundary=" + 400 * "x", body)[0] == 400
 
 

@@ -57,6 +57,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
+EMPTY_FILM = Problem(400, "empty", "the film's file is empty", "send the whole file")
 PROBLEM = {
     "type": "object",
     "required": ["title", "status", "code", "detail", "way_out"],
@@ -90,7 +91,14 @@ READ: dict[int | str, dict[str, Any]] = PROBLEMS | {
 
 def make_guard(service: Service) -> Guard:
     """The server as an ASGI application."""
-    app = FastAPI(title="cxrlines", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(
+        title="cxrlines",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,  # behind a proxy with TLS it would redirect to plain http
+    )
     app.add_exception_handler(Problem, _as_problem)
     app.add_exception_handler(HTTPException, _as_problem)
     app.add_exception_handler(Exception, _as_problem)
@@ -107,6 +115,7 @@ def make_guard(service: Service) -> Guard:
             document = get_openapi(title="cxrlines", version=__version__, summary=summary, routes=app.routes)
             document.setdefault("components", {})["schemas"] = _schemas()
             document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"token": []}]
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -245,7 +254,7 @@ def _add_similar(app: FastAPI, service: Service) -> None:
 
 def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", summary="Whether it takes films")
+    @app.get("/healthz", summary="Whether it takes films", openapi_extra={"security": []})
     async def health() -> Response:
         status = "draining" if guard.draining else "ready"
         return JSONResponse({"status": status}, 503 if guard.draining else 200)
@@ -261,7 +270,9 @@ async def _read_all(service: Service, uploads: list[Upload]) -> dict[str, Any]:
     """What is answered for many films: one that cannot be read costs the others nothing."""
     gate = asyncio.Semaphore(service.settings.processes + 1)  # other requests get their turn between
 
-    async def one(upload: Upload) -> Outcome:
+    async def one(upload: Upload) -> Outcome | Problem:
+        if not upload.data:
+            return EMPTY_FILM
         async with gate:
             return await service.read(upload.data)
 
@@ -271,7 +282,8 @@ async def _read_all(service: Service, uploads: list[Upload]) -> dict[str, Any]:
         if isinstance(outcome, Findings):
             films.append(service.film_json(outcome, upload.name))
         else:
-            problems.append({"film": upload.name} | problem_of(outcome).as_dict())
+            problem = outcome if isinstance(outcome, Problem) else problem_of(outcome)
+            problems.append({"film": upload.name} | problem.as_dict())
     return {"films": films, "problems": problems}
 
 

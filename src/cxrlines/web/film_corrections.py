@@ -47,7 +47,9 @@ def save_correction(project: Project, film: KeptFilm, values: Any) -> dict[str, 
     after = values.get("after")
     if after is not None and type(after) is not int:
         raise Problem(422, "correction", "after is no whole number", "see /openapi.json")
-    name = str(values.get("name") or "film")[:LONGEST_NAME]
+    name = str(values.get("name") or "film").encode("utf-8", "replace").decode("utf-8")[:LONGEST_NAME]
+    if isinstance(given.get("author"), str):
+        given["author"] = given["author"].strip()
     try:
         correction = Correction.of({**given, "time": datetime.now(UTC)})
         known = project.save(film.source, name, film.findings.as_dict(), correction, after)

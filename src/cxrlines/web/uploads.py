@@ -81,7 +81,10 @@ class Intake:
 
 
 def films_in(content_type: str, body: bytes, most: int) -> tuple[list[Upload], bool]:
-    """The films of a body, and whether it may have many (multipart). `Problem` 400, 413 or 415."""
+    """The films of a body, and whether it may have many (multipart): some of these may be empty, not all.
+
+    `Problem` 400, 413 or 415.
+    """
     kind, options = parse_options_header(content_type)
     media = kind.decode("latin-1").lower()
     if media == MULTIPART:
@@ -100,7 +103,7 @@ class _PartCollector:
     They are collected in memory: a library's temporary files would be films on a disk.
 
     Attributes:
-        films: The parts that hold something.
+        films: The parts that hold something, or have a name: the file of that name is empty.
         complete: Whether the last boundary was there.
     """
 
@@ -134,7 +137,7 @@ class _PartCollector:
         self._content += data[start:end]
 
     def on_part_end(self) -> None:
-        if not self._content:
+        if not self._content and not self._filename:
             return
         if len(self.films) == self._most:
             raise Problem(
@@ -161,7 +164,7 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[Upload]:
         raise _malformed("its parts are not those its boundary announces") from None
     if not collector.complete:
         raise _malformed("it ends before its last boundary")
-    if not collector.films:
+    if not any(film.data for film in collector.films):
         raise Problem(400, "empty", "the request has no film", "send each film's file as a part")
     return collector.films
 

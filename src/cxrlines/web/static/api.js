@@ -35,8 +35,9 @@ export async function ask(path, options = {}) {
       throw new Problem({ status: 0, code: "unreachable", detail: "the server does not answer", way_out: "start it again" });
     }
     if (response.ok) return response;
-    if (response.status === 429) {
-      await pause(Number(response.headers.get("Retry-After")) || 2);
+    const after = response.headers.get("Retry-After"); // also of one that ends, whose place another takes
+    if (response.status === 429 || (response.status === 503 && after)) {
+      await pause(Number(after) || 2);
       continue;
     }
     let problem = { status: response.status, code: "unknown", detail: `the server answers ${response.status}` };

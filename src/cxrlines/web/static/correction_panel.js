@@ -22,7 +22,10 @@ export function correctionPanel(by, film) {
   const button = h("button", { type: "button", "aria-expanded": String(Boolean(film.correcting)), "data-correct": "", onclick: () => by.toggle(film) },
     film.correcting ? "Close" : "Correct", h("kbd", {}, "E"));
   const said = film.before ? "Read again by another model; what you had not saved comes back here." : film.edit?.saved;
-  if (!film.correcting) return h("div", { class: "row" }, button, said && h("span", { class: "dim" }, said));
+  if (!film.correcting) {
+    return h("div", { class: "row" }, button, said && h("span", { class: "dim" }, said),
+      film.notCorrected && h("p", { class: "problem" }, film.notCorrected));
+  }
   const { edit } = film;
   const open = edit.lines.filter((line) => line.mark === null).length;
   const stateless = edit.lines.filter((line) => line.state === undefined).length;
@@ -40,8 +43,9 @@ export function correctionPanel(by, film) {
     h("div", { class: "row" },
       open > 0 && h("button", { type: "button", onclick: () => by.said(() => edit.lines.forEach((line) => (line.mark ??= "accepted"))) }, open === edit.lines.length ? "Accept all" : "Accept the rest"),
       h("button", { type: "button", disabled: !edit.past.length, onclick: () => by.undo() }, "Undo"),
-      h("button", { type: "button", class: "main", disabled: open + stateless > 0, "aria-disabled": edit.saving ? "true" : null, onclick: () => save(by, film, author) }, "Save")),
+      h("button", { type: "button", class: "main", disabled: open + stateless > 0 || Boolean(edit.drawing), "aria-disabled": edit.saving ? "true" : null, onclick: () => save(by, film, author) }, "Save")),
     open > 0 && h("p", { class: "dim" }, `${open} ${open === 1 ? "line is" : "lines are"} to be accepted or rejected.`),
+    edit.drawing && h("p", { class: "dim" }, "A line is being drawn: end it (Done) or cancel it, then save."),
     stateless > 0 && h("p", { class: "dim" }, `${stateless} ${stateless === 1 ? "line needs" : "lines need"} a state.`),
     h("p", { class: edit.failed ? "problem" : "dim", role: "status" }, edit.note || edit.saved));
 }
@@ -54,21 +58,25 @@ function row(by, line, k) {
     if (value === "accepted") Object.assign(line, { points: by.current.answer.findings.lines[line.of].path, handles: null });
     line.mark = value;
   });
-  const name = `${line.device}${line.of === null ? ", drawn" : line.mark === "moved" ? ", moved" : ""}`;
+  const nth = by.edit.lines.slice(0, k + 1).filter((each) => each.device === line.device).length;
+  const moved = line.mark === "moved";
+  const accept = moved ? "Back to the model's line" : "Accept"; // which undoes the move
+  const part = (what) => `${what} ${k}`; // the focus is given back by it, as names change with marks
+  const name = `${line.device}${nth > 1 ? ` ${nth}` : ""}${line.of === null ? ", drawn" : moved ? ", moved" : ""}`;
   const all = endings(device);
   const isSaid = ({ state, tip_seen }) => state === line.state && tip_seen === line.tip_seen;
-  const states = h("select", { "aria-label": `State of ${name}`, title: all.find(isSaid)?.text, onchange: () => by.said(() => {
+  const states = h("select", { "data-part": part("state"), "aria-label": `State of ${name}`, title: all.find(isSaid)?.text, onchange: () => by.said(() => {
     const { state, tip_seen } = all[states.value];
     Object.assign(line, { state, tip_seen });
   }) }, line.state === undefined && h("option", { value: "", selected: true, disabled: true }, "State?"),
     all.map((each, k) => h("option", { value: k, selected: isSaid(each) }, each.text)));
   return h("li", { class: line.mark === "rejected" ? "gone" : null },
     swatch,
-    h("button", { type: "button", class: "name", "aria-pressed": String(by.edit.selected === k), onclick: () => { by.select(by.edit.selected === k ? null : k); by.refresh(); } }, name),
-    line.of !== null && h("button", { type: "button", "aria-label": `Accept ${name}`, title: "Accept", "aria-pressed": String(line.mark === "accepted"), onclick: mark("accepted") }, "✓"),
+    h("button", { type: "button", class: "name", "data-part": part("name"), "aria-pressed": String(by.edit.selected === k), onclick: () => { by.select(by.edit.selected === k ? null : k); by.refresh(); } }, name),
+    line.of !== null && h("button", { type: "button", "data-part": part("accept"), "aria-label": `${accept}${moved ? "," : ""} ${name}`, title: accept, "aria-pressed": moved ? null : String(line.mark === "accepted"), onclick: mark("accepted") }, moved ? "↺" : "✓"),
     line.of !== null
-      ? h("button", { type: "button", "aria-label": `Reject ${name}`, title: "Reject", "aria-pressed": String(line.mark === "rejected"), onclick: mark("rejected") }, "✕")
-      : h("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => by.said(() => { by.edit.lines.splice(k, 1); by.select(null); }), title: "Remove" }, "✕"),
+      ? h("button", { type: "button", "data-part": part("reject"), "aria-label": `Reject ${name}`, title: "Reject", "aria-pressed": String(line.mark === "rejected"), onclick: mark("rejected") }, "✕")
+      : h("button", { type: "button", "data-part": part("remove"), "aria-label": `Remove ${name}`, onclick: () => by.said(() => { by.edit.lines.splice(k, 1); by.select(null); }), title: "Remove" }, "✕"),
     line.mark !== "rejected" && states);
 }
 

@@ -7,6 +7,7 @@ import { between, fromSegment, rounded, simplified } from "./paths.js";
 import { drawnOf, takeOver } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
+const STILL = 3; // screen pixels that a click on a line may move
 const MOST_BACK = 100; // steps that can be undone
 const STEP = 8; // screen pixels that a cursor is moved by an arrow key: the nearer the film, the finer
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -69,7 +70,10 @@ export class Corrector {
       try {
         film.edit = begun(film, await this.list.kept(film, corrections), this.devices);
         if (film.before) takeOver(film);
+        film.notCorrected = null;
       } catch (problem) {
+        film.notCorrected = problem.message;
+        this.redraw();
         return say(problem.message);
       }
     }
@@ -79,8 +83,11 @@ export class Corrector {
     say(film.correcting ? "Correcting" : "No longer correcting");
   }
 
+  /** Take a line in hand; what is in hand is seen. */
   select(k) {
-    if (this.correcting) Object.assign(this.edit, { selected: k, point: null });
+    if (!this.correcting) return;
+    Object.assign(this.edit, { selected: k, point: null });
+    if (this.edit.lines[k]) this.viewer.shown.devices.add(this.edit.lines[k].device);
   }
 
   /** What the overlay shows follows what was said. */
@@ -132,12 +139,18 @@ export class Corrector {
   get _handles() {
     const { selected, lines } = this.edit;
     const line = lines[selected];
-    if (!line || line.mark === "rejected") return null;
+    if (!line || !this._isSeen(line)) return null;
     if (line.mark !== "moved" && line.of !== null) {
       line.handles ??= simplified(line.points, Math.max(...this.viewer.size) / 400);
       return line.handles;
     }
     return line.points;
+  }
+
+  _isSeen = (line) => line.mark !== "rejected" && this.viewer.shown.devices.has(line.device);
+
+  get _carina() {
+    return this.viewer.shown.carina ? this.current.drawn.carina : null;
   }
 
   _near(p, q) {
@@ -152,12 +165,12 @@ export class Corrector {
   down(viewer, at) {
     const { edit } = this;
     if (edit.drawing) {
-      edit.drawing.points.push(at);
+      edit.drawing.points.push(viewer.inside(at));
       viewer.changed();
       return true;
     }
     const handles = this._handles;
-    const carina = this.current.drawn.carina;
+    const carina = this._carina;
     if (handles) {
       const held = handles.findLastIndex((point) => this._near(point, at));
       if (held >= 0) {
@@ -168,9 +181,7 @@ export class Corrector {
       }
       const part = handles.findIndex((point, k) => k && fromSegment(at, handles[k - 1], point) * viewer.view.zoom <= REACH / 2);
       if (part > 0) {
-        edit.point = part;
-        this.held = "point";
-        this._move([...handles.slice(0, part), at, ...handles.slice(part)]);
+        Object.assign(this, { held: "part", part, from: at });
         return true;
       }
     }
@@ -179,7 +190,7 @@ export class Corrector {
       viewer.changed();
       return true;
     }
-    const line = edit.lines.findIndex((each) => each.mark !== "rejected" && each.points.some((point, k) => k && fromSegment(at, each.points[k - 1], point) * viewer.view.zoom <= REACH / 2));
+    const line = edit.lines.findIndex((each) => this._isSeen(each) && each.points.some((point, k) => k && fromSegment(at, each.points[k - 1], point) * viewer.view.zoom <= REACH / 2));
     if (line >= 0) {
       this.select(line);
       this.refresh();
@@ -191,12 +202,20 @@ export class Corrector {
   move(viewer, at) {
     const inside = viewer.inside(at);
     if (this.held === "carina") this.said(() => (this.edit.landmarks.carina = rounded([inside])[0]));
-    else if (this.held === "point") this._move(this._handles.map((point, k) => (k === this.edit.point ? inside : point)));
+    else if (this.held === "part") {
+      // A click alone, of a hand that is not quite still, changes nothing.
+      if (between(this.from, at) * viewer.view.zoom <= STILL) return;
+      const handles = this._handles;
+      this.held = "point";
+      this.edit.point = this.part;
+      this._move([...handles.slice(0, this.part), inside, ...handles.slice(this.part)]);
+    } else if (this.held === "point") this._move(this._handles.map((point, k) => (k === this.edit.point ? inside : point)));
   }
 
   /** A carina that the model did not find, to be moved to its place. */
   placeCarina() {
     const { edit, viewer } = this;
+    viewer.shown.carina = true;
     this.said(() => {
       edit.placed = edit.landmarks.carina = rounded([viewer.middle])[0];
       Object.assign(edit, { selected: null, point: "carina" });
@@ -224,8 +243,8 @@ export class Corrector {
       return s("circle", { class: k === this.edit.point ? "handle chosen" : "handle", cx: x, cy: y, r: 5, stroke: colour(line.device) });
     });
     const { drawing, point } = this.edit;
-    if (point === "carina") {
-      const [x, y] = viewer.at(this.current.drawn.carina);
+    if (point === "carina" && this._carina) {
+      const [x, y] = viewer.at(this._carina);
       parts.push(s("circle", { class: "handle chosen", cx: x, cy: y, r: 5, stroke: "#fff" }));
     }
     if (drawing?.cursor) {
@@ -246,7 +265,7 @@ export class Corrector {
     if (!this.correcting) return false;
     const { edit } = this;
     const { drawing } = edit;
-    const onFilm = event.target.closest(".stage") || event.target === document.body;
+    const onFilm = this.viewer.stage.contains(event.target) || event.target === document.body;
     if (drawing) {
       if (ARROWS[key] && onFilm) this._moveCursor(ARROWS[key], event.shiftKey ? 5 * STEP : STEP);
       else if (key === " " && onFilm && drawing.cursor) {
@@ -254,13 +273,13 @@ export class Corrector {
         say(`Point ${drawing.points.length}`);
       } else if (key === "Enter" && onFilm) this.drawn();
       else if (key === "Escape") edit.drawing = null;
-      else if (key === "Backspace") drawing.points.pop();
+      else if (key === "Backspace" && onFilm) drawing.points.pop();
       else return false;
       this.refresh();
       return true;
     }
     const handles = this._handles ?? [];
-    const { carina } = this.current.drawn;
+    const carina = this._carina;
     const stops = [...handles.keys(), ...(carina ? ["carina"] : [])];
     if ((key === "," || key === ".") && stops.length) {
       const last = Math.max(0, handles.length - 1);
@@ -268,7 +287,7 @@ export class Corrector {
       edit.point = stops.at(place % stops.length);
       say(edit.point === "carina" ? "Carina" : `Point ${edit.point + 1} of ${handles.length}`);
       this.viewer.changed();
-    } else if (ARROWS[key] && stops.includes(edit.point)) {
+    } else if (ARROWS[key] && onFilm && stops.includes(edit.point)) {
       const far = event.shiftKey ? 10 : 1;
       const [x, y] = edit.point === "carina" ? carina : handles[edit.point];
       this.held = edit.point === "carina" ? "carina" : "point";
@@ -280,7 +299,7 @@ export class Corrector {
       edit.point = next;
       this._move([...handles.slice(0, next), halfway, ...handles.slice(next)]);
       say(`New point, ${next + 1} of ${handles.length + 1}`);
-    } else if ((key === "Delete" || key === "Backspace") && edit.point in handles && handles.length > 2) {
+    } else if ((key === "Delete" || key === "Backspace") && onFilm && edit.point in handles && handles.length > 2) {
       const kept = handles.filter((_, k) => k !== edit.point);
       edit.point = null;
       this._move(kept);

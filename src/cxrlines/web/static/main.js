@@ -7,7 +7,7 @@ import { $, h, say } from "./dom.js";
 import { findingsPanel } from "./findings.js";
 import { similarPart } from "./similar.js";
 import { Viewer } from "./viewer.js";
-import { Worklist, mayGo, stateOf } from "./worklist.js";
+import { Worklist, isUnsaved, mayGo, stateOf } from "./worklist.js";
 
 const list = new Worklist();
 const main = new Viewer("Film; arrow keys pan, plus and minus zoom");
@@ -46,8 +46,13 @@ function askToken(problem) {
   dialog.showModal();
   return new Promise((given) => {
     dialog.onclose = () => {
-      useToken($("token-value").value);
+      const token = $("token-value").value.trim();
       $("token-value").value = "";
+      if (!/^[!-~]+$/.test(token)) { // a header takes nothing else
+        $("token-problem").textContent = "A token has letters without accents, digits and signs, and no spaces.";
+        return dialog.showModal();
+      }
+      useToken(token);
       given();
     };
   });
@@ -62,14 +67,15 @@ async function show(viewer, film) {
   viewer.say(film?.problem ?? (film && !film.answer ? "Reading" : null));
   if (!film?.answer) return;
   viewer.say("Loading");
+  const another = () => film !== (viewer === main ? list.current : state.prior); // shown since
   try {
     const levels = await list.levels(film);
-    if (film !== (viewer === main ? list.current : state.prior)) return;
+    if (another()) return;
     viewer.show(film, levels);
     viewer.describe(`${film.name}. ${film.answer.words.sentence}`);
     viewer.say(null);
   } catch (problem) {
-    viewer.say(problem.message);
+    if (!another()) viewer.say(problem.message);
   }
 }
 
@@ -191,10 +197,11 @@ const actions = {
     if (mayGo(list.films)) for (const film of [...list.films]) list.remove(film);
   },
   async example() {
+    $("example-problem").textContent = "";
     try {
       list.add([new File([await example()], "example.jpg", { type: "image/jpeg" })]);
     } catch (problem) {
-      say(problem.message);
+      $("example-problem").textContent = problem.message;
     }
   },
   correct() {
@@ -277,7 +284,7 @@ document.addEventListener("paste", (event) => {
   if (event.clipboardData?.files.length) list.add(event.clipboardData.files);
 });
 window.addEventListener("beforeunload", (event) => {
-  if (list.films.some((film) => film.edit?.changed || film.before)) event.preventDefault();
+  if (list.films.some(isUnsaved)) event.preventDefault();
 });
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Problem) say(event.reason.message);

@@ -39,6 +39,7 @@ export class Viewer extends EventTarget {
     this.tool = null; // takes part in pointer events and adds to the overlay while films are corrected
     this._listen();
     new ResizeObserver(() => this._resized()).observe(this.stage);
+    this._watchRatio();
   }
 
   /** Show a film: {name, words, findings, ...} with its pictures; null: none. The view is fitted. */
@@ -171,14 +172,25 @@ export class Viewer extends EventTarget {
   }
 
   _resized() {
-    const ratio = devicePixelRatio;
-    this.canvas.width = Math.max(1, Math.round(this.room[0] * ratio));
-    this.canvas.height = Math.max(1, Math.round(this.room[1] * ratio));
     if (this.view.fitted) this.fit();
     else this.changed();
   }
 
+  /** Draw again once the window is on a monitor with other pixels: its size in CSS px stays. */
+  _watchRatio() {
+    const same = matchMedia(`(resolution: ${devicePixelRatio}dppx)`);
+    same.addEventListener("change", () => { this._watchRatio(); this.changed(); }, { once: true });
+  }
+
+  /** The canvas has as many pixels as the screen there; to set its size clears it, also to the one it has. */
+  _fill() {
+    const { canvas } = this;
+    const [w, h] = this.room.map((side) => Math.max(1, Math.round(side * devicePixelRatio)));
+    if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
+  }
+
   _draw() {
+    this._fill();
     const { context, canvas, view } = this;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#000";

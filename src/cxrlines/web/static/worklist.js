@@ -61,7 +61,9 @@ export class Worklist extends EventTarget {
   /** The film so many places after the current one, which is shown. */
   step(by) {
     const place = this.films.indexOf(this.current) + by;
-    if (this.films[place]) this.choose(this.films[place]);
+    if (!this.films[place]) return;
+    this.choose(this.films[place]);
+    $("films").querySelector("[aria-current]").scrollIntoView({ block: "nearest" });
   }
 
   /** A film's pictures, of the server where they are no longer here. */
@@ -170,9 +172,12 @@ export function takeOver(film) {
   film.before = null;
 }
 
+/** Whether a film has corrections that are not saved, also a line that is being drawn. */
+export const isUnsaved = (film) => Boolean(film.edit?.changed || film.edit?.drawing || film.before);
+
 /** Whether films may be removed: a person is asked where corrections of them are not saved. */
 export function mayGo(films) {
-  const unsaved = films.filter((film) => film.edit?.changed || film.before);
+  const unsaved = films.filter(isUnsaved);
   const names = unsaved.map((film) => film.name).join(", ");
   return !unsaved.length || window.confirm(`Corrections of ${names} are not saved. Remove all the same?`);
 }
