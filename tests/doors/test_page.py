@@ -318,6 +318,27 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" and capture.PhotometricInterpretation == "RGB"
 
 
+def test_films_of_one_name_differ_in_the_list_and_a_prior_that_is_removed_is_gone(page, tmp_path):
+    films = [tmp_path / folder / "film.jpg" for folder in "ab"]
+    for film in films:
+        film.parent.mkdir()
+        film.write_bytes(EXAMPLE.read_bytes())
+    drop(page, *films)
+    assert page.locator(".film .name").all_inner_texts() == ["film.jpg", "film.jpg (2)"]
+    page.keyboard.press("p")
+    prior, beside = page.get_by_label("Prior film", exact=True), page.locator(".pane").nth(1)
+    assert prior.locator("option").all_inner_texts() == ["film.jpg (2)"]
+    drop(page, *films, dicom("RG1_UNCR.dcm"))
+    assert prior.locator("option").all_inner_texts() == ["film.jpg (2)", "film.jpg (3)", "film.jpg (4)", "RG1_UNCR.dcm"]
+    assert prior.locator("option:checked").inner_text() == "film.jpg (2)"
+    for k in (2, 3, 4):
+        page.get_by_label(f"Remove film.jpg ({k})", exact=True).click()
+    assert prior.locator("option").all_inner_texts() == ["RG1_UNCR.dcm"]
+    until(page, lambda: beside.locator("canvas").get_attribute("aria-label").startswith("RG1_UNCR.dcm"))
+    page.get_by_label("Remove RG1_UNCR.dcm").click()
+    assert beside.is_hidden() and page.locator(".film .name").all_inner_texts() == ["film.jpg"]
+
+
 def test_films_that_are_removed_while_they_are_read_hold_up_no_other(page, tmp_path):
     films = [tmp_path / f"{k}.jpg" for k in range(4)]
     for film in films:
@@ -592,6 +613,8 @@ def test_a_tip_that_is_not_seen_is_said_and_saved(page, address, project, tmp_pa
     page.reload()
     page.locator("#what-reads", has_text="weights").wait_for()
     drop(page, film)
+    page.locator("#findings", has_text="Saved by A reader").wait_for()
+    assert page.locator(".correct").count() == 0
     page.keyboard.press("e")
     page.locator(".correct", has_text="Saved by A reader").wait_for()
     assert {device: chosen(page, device) for device in ENDINGS} == ENDINGS

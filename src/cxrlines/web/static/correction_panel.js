@@ -6,6 +6,9 @@ import { rounded } from "./paths.js";
 
 export const LEAVES = "Incompletely Imaged"; // its last point is where it leaves the film
 
+/** By whom and when a correction was saved, if there is one. */
+export const savedBy = (correction) => (correction ? `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}` : "");
+
 /** What may be said of a line of a device: its state where its tip is seen, and where it is not its state or nothing. */
 function endings(device) {
   const states = device.labels.map(({ state }) => state);
@@ -21,7 +24,7 @@ function endings(device) {
 export function correctionPanel(by, film) {
   const button = h("button", { type: "button", "aria-expanded": String(Boolean(film.correcting)), "data-correct": "", onclick: () => by.toggle(film) },
     film.correcting ? "Close" : "Correct", h("kbd", {}, "E"));
-  const said = film.before ? "Read again by another model; what you had not saved comes back here." : film.edit?.saved;
+  const said = film.before ? "Read again by another model; what you had not saved comes back here." : film.edit?.saved ?? film.saved;
   if (!film.correcting) {
     return h("div", { class: "row" }, button, said && h("span", { class: "dim" }, said),
       film.notCorrected && h("p", { class: "problem" }, film.notCorrected));
@@ -133,10 +136,10 @@ async function save(by, film, author) {
   edit.saving = true;
   note(by, film, "", false);
   try {
-    const { correction } = await by.list.kept(film, (id) => saveCorrections(id, { name: film.name, author: who, after: edit.after, ...saved }));
+    const { correction } = await by.list.kept(film, (id) => saveCorrections(id, { name: film.file.name || film.name, author: who, after: edit.after, ...saved }));
     const changed = JSON.stringify(content(edit)) !== JSON.stringify(saved); // while it was saved
     Object.assign(edit, { changed, after: edit.after + 1, saving: false });
-    edit.saved = `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}`;
+    edit.saved = savedBy(correction);
     note(by, film, "", false);
     say("Saved");
   } catch (problem) {

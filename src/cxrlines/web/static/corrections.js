@@ -1,7 +1,7 @@
 // Corrections of a film: lines accepted, rejected, moved or drawn, labels, a comment; saved by the server.
 
 import { corrections } from "./api.js";
-import { LEAVES } from "./correction_panel.js";
+import { LEAVES, savedBy } from "./correction_panel.js";
 import { s, say } from "./dom.js";
 import { between, fromSegment, rounded, simplified } from "./paths.js";
 import { drawnOf, takeOver } from "./worklist.js";
@@ -41,7 +41,7 @@ function begun(film, saved, devices) {
   return {
     lines: edited, labels: { ...correction?.labels }, landmarks: { ...correction?.landmarks }, comment: correction?.comment ?? "",
     selected: null, point: null, drawing: null, changed: false, note: "", past: [], after: saved.count,
-    saved: correction ? `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}` : "",
+    saved: savedBy(correction),
   };
 }
 
@@ -62,6 +62,18 @@ export class Corrector {
   film(film) {
     this.current = film?.answer && !film.answer.words.refused ? film : null;
     this.viewer.tool = this.correcting ? this : null;
+    if (this.current && film.saved === undefined) this._askSaved(film);
+  }
+
+  /** Whether the project has a correction of the film already is asked once; the panel says it. */
+  async _askSaved(film) {
+    film.saved = "";
+    try {
+      film.saved = savedBy((await corrections(film.answer.id)).correction);
+    } catch {
+      return; // `toggle` asks again, and says what is wrong
+    }
+    if (film.saved && film === this.current) this.redraw();
   }
 
   async toggle(film) {

@@ -168,7 +168,10 @@ function compare(wanted) {
   }
   const others = list.films.filter((film) => film !== list.current && film.answer);
   choice.replaceChildren(...others.map((film) => h("option", { value: film.key }, film.name)));
-  showPrior(others.includes(state.prior) ? state.prior : others[0]);
+  const prior = others.includes(state.prior) ? state.prior : others[0];
+  if (!prior || beside.film !== prior) return showPrior(prior);
+  choice.value = String(prior.key); // it is shown already, at the zoom that a person chose
+  buttons();
 }
 
 function showPrior(film) {
@@ -291,7 +294,10 @@ window.addEventListener("unhandledrejection", (event) => {
 });
 
 list.addEventListener("choose", chosen);
-list.addEventListener("read", buttons);
+list.addEventListener("changed", () => { // another film can be chosen as the prior, or one no longer
+  if (state.comparing) compare(true);
+  else buttons();
+});
 list.addEventListener("answered", async () => {
   const asked = list.films.filter((film) => film.answer).map((film) => film.answer.findings.bundle);
   if (asked.every((bundle) => bundle === state.about.bundle)) return;

@@ -32,10 +32,18 @@ export class Worklist extends EventTarget {
   add(files) {
     for (const file of files) {
       this.count += 1;
-      this.films.push({ key: this.count, name: file.name || `film ${this.count}`, file, status: "waiting", answer: null });
+      this.films.push({ key: this.count, name: this._unlike(file.name || `film ${this.count}`), file, status: "waiting", answer: null });
     }
     this._next();
     this.render();
+  }
+
+  /** A name that no film of the list has: films of several folders are often called alike. */
+  _unlike(name) {
+    const taken = new Set(this.films.map((film) => film.name));
+    let unlike = name;
+    for (let nth = 2; taken.has(unlike); nth += 1) unlike = `${name} (${nth})`;
+    return unlike;
   }
 
   remove(film) {
@@ -49,6 +57,7 @@ export class Worklist extends EventTarget {
     const next = this.films[Math.min(place, this.films.length - 1)] ?? null;
     if (this.current === film) this.choose(next);
     this.render();
+    this.dispatchEvent(new Event("changed"));
     if (focused) (document.querySelector(`[data-film="${next?.key}"]`) ?? document.querySelector(".welcome button"))?.focus();
   }
 
@@ -140,7 +149,7 @@ export class Worklist extends EventTarget {
     if (!this.current && (film.answer || !more)) this.choose(film);
     else if (this.current === film) this.dispatchEvent(new Event("choose"));
     this.render();
-    this.dispatchEvent(new Event("read"));
+    this.dispatchEvent(new Event("changed"));
   }
 
   render() {
