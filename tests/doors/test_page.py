@@ -324,15 +324,20 @@ def test_films_of_one_name_differ_in_the_list_and_a_prior_that_is_removed_is_gon
         film.parent.mkdir()
         film.write_bytes(EXAMPLE.read_bytes())
     drop(page, *films)
-    assert page.locator(".film .name").all_inner_texts() == ["film.jpg", "film.jpg (2)"]
+    assert page.locator(".film .name").all_inner_texts() == ["film.jpg", "film (2).jpg"]
     page.keyboard.press("p")
     prior, beside = page.get_by_label("Prior film", exact=True), page.locator(".pane").nth(1)
-    assert prior.locator("option").all_inner_texts() == ["film.jpg (2)"]
+    assert prior.locator("option").all_inner_texts() == ["film (2).jpg"]
     drop(page, *films, dicom("RG1_UNCR.dcm"))
-    assert prior.locator("option").all_inner_texts() == ["film.jpg (2)", "film.jpg (3)", "film.jpg (4)", "RG1_UNCR.dcm"]
-    assert prior.locator("option:checked").inner_text() == "film.jpg (2)"
+    assert prior.locator("option").all_inner_texts() == ["film (2).jpg", "film (3).jpg", "film (4).jpg", "RG1_UNCR.dcm"]
+    assert prior.locator("option:checked").inner_text() == "film (2).jpg"
+    for _ in range(2):
+        page.keyboard.press("p")
+    page.locator(".film", has_text="RG1").click()  # another film is shown, and the prior stays
+    assert prior.locator("option:checked").inner_text() == "film (2).jpg"
+    page.locator(".film", has_text="film.jpg").click()
     for k in (2, 3, 4):
-        page.get_by_label(f"Remove film.jpg ({k})", exact=True).click()
+        page.get_by_label(f"Remove film ({k}).jpg", exact=True).click()
     assert prior.locator("option").all_inner_texts() == ["RG1_UNCR.dcm"]
     until(page, lambda: beside.locator("canvas").get_attribute("aria-label").startswith("RG1_UNCR.dcm"))
     page.get_by_label("Remove RG1_UNCR.dcm").click()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from . import test_page as whole
 from .serving import EXAMPLE
-from .test_page import drawn, drop, loaded, shown, until
+from .test_page import dicom, drawn, drop, loaded, shown, until
 
 pytestmark = pytest.mark.doors
 project, address, browser, page = whole.project, whole.address, whole.browser, whole.page
@@ -255,3 +255,88 @@ def test_the_row_of_the_film_that_is_chosen_by_keys_is_in_view(page, tmp_path):
         assert row.inner_text().startswith(name)
         box = row.bounding_box()
         assert box["y"] >= rows["y"] - 1 and box["y"] + box["height"] <= rows["y"] + rows["height"] + 1
+
+
+def test_what_is_asked_twice_or_of_a_film_left_meanwhile_loses_nothing_and_opens_no_other(page):
+    drop(page, EXAMPLE, dicom("RG1_UNCR.dcm"))
+    for name in ("RG1", "example"):
+        page.locator(".film", has_text=name).click()
+        loaded(page)
+    held = []
+    page.route("**/corrections", lambda route: held.append(route))
+    page.keyboard.press("e")
+    page.keyboard.press("e")
+    until(page, lambda: held)
+    page.wait_for_timeout(100)  # a second one would follow at once
+    assert len(held) == 1
+    page.locator(".film", has_text="RG1").click()
+    loaded(page)
+    with page.expect_response("**/corrections"):
+        held[0].continue_()
+    page.unroute("**/corrections")
+    page.wait_for_timeout(100)
+    assert page.locator(".correct").count() == 0 and page.locator("svg circle.handle").count() == 0
+    page.locator(".film", has_text="example").click()
+    loaded(page)
+    correct(page, "ETT")
+    assert page.locator("svg circle.handle").count() > 1
+
+
+def test_a_film_is_not_corrected_before_its_picture_is_there(page):
+    held = []
+    page.route("**/pixels.png", lambda route: held.append(route))
+    page.set_input_files("#file", str(EXAMPLE))
+    until(page, lambda: held)
+    correct(page, "ETT")
+    for key in (".", "ArrowRight"):
+        page.locator(".stage").first.press(key)
+    page.get_by_role("button", name="Undo").wait_for()
+    assert page.get_by_role("button", name="Undo").is_disabled() and "ETT, moved" not in names(page)
+    held[0].continue_()
+    loaded(page)
+    for key in (".", "ArrowRight"):
+        page.locator(".stage").first.press(key)
+    drawn(page)
+    assert "ETT, moved" in names(page)
+
+
+def test_removing_all_asks_for_nothing_more_and_focuses_what_is_left(page):
+    drop(page, EXAMPLE, dicom("RG1_UNCR.dcm"), dicom("RG3_UNCR.dcm"))
+    asked = []
+    page.on("request", lambda sent: asked.append((sent.method, sent.url.split("/")[-1])))
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#welcome").wait_for()
+    page.wait_for_timeout(100)
+    assert {method for method, _ in asked} == {"DELETE"} and len(asked) == 3
+    assert page.evaluate("document.activeElement.textContent") == "Choose films"
+
+
+def test_keys_act_on_the_film_that_has_the_focus_and_undo_works_from_a_state(page):
+    drop(page, EXAMPLE, dicom("RG1_UNCR.dcm"))
+    page.keyboard.press("p")
+    until(page, lambda: "%" in page.locator(".readout").nth(1).inner_text())
+    main, beside = (page.locator(".readout").nth(k) for k in (0, 1))
+    before = main.inner_text(), beside.inner_text()
+    page.locator(".stage").nth(1).focus()
+    page.keyboard.press("+")
+    drawn(page)
+    assert main.inner_text() == before[0] and beside.inner_text() != before[1]
+    page.keyboard.press("p")
+    page.locator(".film", has_text="example").click()
+    correct(page)
+    page.get_by_label("State of ETT").select_option("Borderline")
+    page.keyboard.press("Control+z")
+    drawn(page)
+    assert page.get_by_label("State of ETT").evaluate("select => select.selectedOptions[0].text") != "Borderline"
+
+
+def test_a_download_that_fails_is_said_though_the_panel_was_built_anew(page):
+    drop(page, EXAMPLE)
+    held = []
+    page.route("**/drawing.png", lambda route: held.append(route))
+    page.get_by_role("button", name="Picture").click()
+    until(page, lambda: held)
+    page.keyboard.press("l")
+    drawn(page)
+    failing(held[0])
+    page.locator("#findings .problem", has_text="the folder is gone; mount it").wait_for()

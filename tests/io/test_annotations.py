@@ -153,6 +153,9 @@ def test_a_column_that_may_be_meant_by_tip_seen_is_reported(tmp_path, column):
     rows, problems = read_annotations(csv)
     assert len(rows) == 1 and rows_left_out(problems) == {"unknown column": 1}
     assert problems[0].row == 1 and "did you mean 'tip_seen'" in problems[0].message
+    other = csv.read_text().replace(column, "tip_side")
+    csv.write_text(other)
+    assert not read_annotations(csv)[1]  # a column of its own
     csv.write_text(csv.read_text().replace("note\n", "tip_seen\n").replace(",x\n", ",1\n"))
     assert not read_annotations(csv)[1]
 

@@ -176,10 +176,19 @@ def test_films_of_one_name_in_two_folders_are_each_of_the_patient_of_their_own_r
         assert not named.keys() & {"IM1", "IM2"}
 
 
-def test_a_film_of_one_name_alone_is_known_by_it_but_not_by_the_row_of_another_folder(tmp_path):
-    folder = index_of(tmp_path, "file,patient_id\np1/a.jpg,A\np1/b.jpg,B\nc.jpg,C\n", "p1/a.jpg", "p2/b.jpg", "p/c.jpg")
-    named = patients_of(folder)
-    assert named["a"] == "A" and named["c"] == "C" and "b" not in named
+def test_a_film_of_one_name_alone_is_known_by_it_wherever_it_was_moved(tmp_path):
+    rows = "p1/a.jpg,A\n/old/p1/b.jpg,B\nc.jpg,C\np1/d.jpg,D\n"
+    films = "p1/a.jpg", "p2/b.jpg", "p/c.jpg", "p1/d.jpg", "p2/d.jpg"
+    named = patients_of(index_of(tmp_path, f"file,patient_id\n{rows}", *films))
+    assert {name: named.get(name) for name in "abcd"} == {"a": "A", "b": "B", "c": "C", "d": None}
+
+
+def test_a_part_of_a_set_is_read_with_the_index_of_the_whole(tmp_path):
+    rows = "train/a.jpg,A\ntest/a.jpg,B\ntest/b.jpg,C\n"
+    folder = index_of(tmp_path, f"file,patient_id\n{rows}", "train/a.jpg", "test/a.jpg", "test/b.jpg", "train/b.jpg")
+    named = patients_of(folder / "train")
+    assert named["a"] == "A" and "b" not in named  # whose row is that of another film, which is there
+    assert {patients_of(folder / "test")[name] for name in "ab"} == {"B", "C"}
 
 
 def test_films_gathered_in_one_folder_are_known_by_name_whatever_folders_their_index_names(tmp_path):

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
+from cxrlines.core.files import OutputError
 from cxrlines.io.audit import audit
 from cxrlines.io.rows import TableError
-from cxrlines.io.tables import read_dataset, read_labels
+from cxrlines.io.tables import check_own_files, read_dataset, read_labels
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 
@@ -282,3 +283,13 @@ class TestReadDataset:
             (folder.root / "phantom.json").write_text(text)
             with pytest.raises(TableError, match="JSON"):
                 read_dataset(folder.root)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "Index.csv", "train_annotations.csv", "landmarks.csv", "phantom.json"])
+def test_what_people_know_of_films_is_not_replaced_by_results(tmp_path, name):
+    check_own_files("--out", tmp_path / name)
+    (tmp_path / name).write_text("known")
+    with pytest.raises(OutputError, match=rf"--out .*{name}: is there already, a file of a data folder; name another"):
+        check_own_files("--out", tmp_path / name)
+    (tmp_path / "readings.csv").write_text("old")
+    check_own_files("--out", tmp_path / "readings.csv")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cxrlines import cli
 from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError
+from cxrlines.core.film import FilmError
 from cxrlines.io.audit import audit
 from cxrlines.io.marks import FilmMarks, MarkedLine, MarksError, read_marks
 from cxrlines.io.tables import read_dataset
@@ -257,13 +258,22 @@ def test_a_film_in_two_marks_files_is_refused(real, tmp_path):
         write_onto(tmp_path / "data", real[0], [real[1], real[1]], **SMALL, workers=1)
 
 
-def test_a_film_that_cannot_be_read_is_left_out_before_drawing(real, tmp_path):
+def test_a_film_that_cannot_be_read_is_left_out_before_drawing(real, tmp_path, monkeypatch):
     folder = tmp_path / "films"
     shutil.copytree(real[0], folder)
     usable = find_backdrops(folder, read_marks(real[1]))[0]
     usable[0].path.write_bytes(b"")
     made = write_onto(tmp_path / "out", folder, [real[1]], studies=3, seed=1, size=96, workers=1)
     assert made["backdrops"] == 5 and made["left_out"]["film not readable"] == 1
+    usable[0].path.write_bytes(usable[1].path.read_bytes())
+
+    def full(path):
+        raise FilmError(f"{path.name}: no memory is left for it", "close other programs", passing=True)
+
+    with monkeypatch.context() as patched:  # the machine's failure drops no film of a set
+        patched.setattr(onto, "read_film", full)
+        with pytest.raises(FilmError, match="no memory is left"):
+            write_onto(tmp_path / "later", folder, [real[1]], studies=3, seed=1, size=96, workers=1)
     for backdrop in usable:
         backdrop.path.write_bytes(b"")
     with pytest.raises(Error, match=r"--onto .*: none of 6 films that could be drawn into is readable"):

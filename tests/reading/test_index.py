@@ -122,10 +122,15 @@ def test_patients_named_by_a_token_keep_it(tmp_path: Path, monkeypatch: pytest.M
     (token,) = tokens(["P-1"], key_name())
     labels = ",".join(LABELS)
     (tmp_path / "project/train.csv").write_text(f"StudyInstanceUID,{labels},PatientID\n1.2.3,{'0,' * 11}{token}\n")
-    for key in ("site.key", "another.key"):  # corrections that another user's account indexes
-        monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / key))
-        index = build_index(load_bundle(EMBEDDED), read_data_folder(tmp_path / "project"))
-        assert [film.patient for film in index.films] == [token]
+    index = build_index(load_bundle(EMBEDDED), read_data_folder(tmp_path / "project"))
+    assert [film.patient for film in index.films] == [token]
+    index.save(tmp_path / "index.safetensors")
+    assert [film.patient for film in open_index(tmp_path / "index.safetensors").films] == [token]
+    monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "another.key"))  # as another user's account has
+    with pytest.raises(
+        IndexFileError, match=r"project names patients under the key site-.*; name the file of that key"
+    ):
+        build_index(load_bundle(EMBEDDED), read_data_folder(tmp_path / "project"))
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:

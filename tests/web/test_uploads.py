@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cxrlines.web import uploads
 from cxrlines.web.problems import Problem
-from cxrlines.web.uploads import Upload, films_in
+from cxrlines.web.uploads import Upload, film_in, films_in
 
 
 def multipart(*files: tuple[str, bytes]) -> tuple[str, bytes]:
@@ -31,6 +31,14 @@ def test_a_body_is_a_film(kind):
 def test_films_of_a_multipart_body_come_out_as_they_went_in(contents):
     files = [(f"f{k}.dcm", content) for k, content in enumerate(contents)]
     assert films_in(*multipart(*files), 4) == ([Upload(*file) for file in files], True)
+
+
+def test_one_film_alone_is_taken_beside_empty_parts():
+    for parts in ((("", b"one"), ("empty", b"")), (("empty", b""), ("", b"one"), ("none", b""))):
+        kind, body = multipart(*parts)
+        assert film_in(kind, body).data == b"one"
+    with pytest.raises(Problem, match="more than 1 film"):
+        film_in(*multipart(("a", b"one"), ("b", b"two")))
 
 
 def test_parts_without_a_name_are_counted_and_those_that_are_empty_too_passed_over():

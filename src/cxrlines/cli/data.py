@@ -153,9 +153,10 @@ def folds(
     The order of rows changes nothing.
     """
     from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
-    from cxrlines.io.tables import read_labels
+    from cxrlines.io.tables import check_own_files, read_labels
 
     check_outputs(files={"--out": out}, inputs=[train, against])
+    check_own_files("--out", out)
     check_table("--out", out)
     table = read_labels(train)
     other = describe_folds(table, folds_of(table, read_folds(against))) if against else None

@@ -138,7 +138,8 @@ def check_outputs(
                     raise OutputError(f"{what}: {parent} {taken[parent]}", "name another place")
                 # A new file beside the films is welcome, as folds.csv is; what is there may be one that is read.
                 if kind == "file" and parent in read and os.path.lexists(place):
-                    raise OutputError(f"{what}: is in one of the inputs, {parent}", "name another place")
+                    problem = f"is in one of the inputs, {parent}, and would be replaced"
+                    raise OutputError(f"{what}: {problem}", "name another place, or remove it if it is no input")
             if kind == "made" and (inner := next((name for name in taken if place in Path(name).parents), None)):
                 raise OutputError(f"{what}: would be replaced whole, and {inner} {taken[inner]}", "name another place")
             taken[str(place)] = f"is the {'file' if kind == 'file' else 'folder'} of {flag}"

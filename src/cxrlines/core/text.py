@@ -26,10 +26,13 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """` (did you mean 'X'?)` with the nearest of the known names, whatever its case; empty where none is near."""
+def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """` (did you mean 'X'?)` with the nearest of the known names, whatever its case; empty where none is near.
+
+    `cutoff`: the least ratio of `difflib`, from 0 to 1, at which a name is near.
+    """
     by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
     return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
 
 

@@ -174,7 +174,8 @@ def patients_of(folder: Path) -> dict[str, str]:
     """Film -> patient, from `index.csv` of the folder or its parent; {} without one.
 
     A film is known by its name without suffix, unless films of two folders in the folder have it; and by its
-    `film_place`, where the index gives its folder, too.
+    `film_place`, where the index gives its folder, too. A film that was moved since, so that no row gives its folder,
+    is known by its name.
 
     `TableError` for an index with a row that cannot be read, a film under two patients, or a patient's id that was
     changed or garbled.
@@ -221,9 +222,15 @@ def _indexed(folder: Path, column: str) -> dict[str, str]:
     cells = rows.column(column) if column in rows.columns else [""] * len(rows.fields)
     places = _places(folder)
     found: dict[str, str] = {}
-    films = (Path(name.replace("\0", "")) for name in rows.column(names))
-    for name, cell, line in zip(films, cells, rows.lines, strict=True):
-        for key in _keys(name, index.parent, folder, places.get(film_name(name), set())) if cell else ():
+    films = [Path(name.replace("\0", "")) for name in rows.column(names)]
+    own = [_own_places(name, index.parent, folder) for name in films]
+    in_place = {place for each in own for place in each}
+    for name, given, cell, line in zip(films, own, cells, rows.lines, strict=True):
+        there = places.get(film_name(name), set())
+        by_name = len(there) < 2 if not given else bool(there) and there <= given
+        if given and len(there) == 1 and not there & in_place:  # moved, unless the row's own film is elsewhere
+            by_name = not any((base / name).exists() for base in (index.parent, folder))
+        for key in [*given, *([film_name(name)] if by_name else [])] if cell else ():
             if found.setdefault(key, cell) != cell:
                 film = shown(name.with_name(film_name(name)).as_posix() if name.name else name, 80)
                 what = f"{index}: film {film} is in two rows that differ in {column} (the second is line {line})"
@@ -242,16 +249,6 @@ def _places(folder: Path) -> dict[str, set[str]]:
     return places
 
 
-def _keys(named: Path, beside: Path, folder: Path, places: set[str]) -> list[str]:
-    """What the film of a row of an index is known by; `places`: the films of its name that lie in the folder.
-
-    A name that films of two folders have names neither, unless the row says in which folder its film lies: from the
-    index's own or the one of the films.
-    """
-    name = film_name(named)
-    if named.parent == Path():
-        return [name] if len(places) < 2 else []
-    own = [film_place(base / named) for base in (beside, folder)]
-    # Films that were put into one folder have left behind those of the index.
-    gathered = places == {film_place(folder / named.name)}
-    return [*own, name] if gathered or (places and places <= set(own)) else own
+def _own_places(named: Path, *bases: Path) -> set[str]:
+    """The `film_place`s that a row of an index names, seen from each of `bases`; none where it names a film alone."""
+    return set() if named.parent == Path() else {film_place(base / named) for base in bases}

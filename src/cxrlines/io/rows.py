@@ -78,6 +78,7 @@ _OTHER_FORMATS = (
     (b"[", "is JSON, not a CSV table", "write it as CSV"),
 )
 _NAMED = 3
+_MISSPELT = 0.85  # least likeness of a column that may be meant by another name: not of `site` and `split`
 """Missing columns that a message names, and others that it offers in place of one."""
 
 
@@ -148,7 +149,7 @@ def read_rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -
         check_columns(path, columns, needed, optional)
         absent = [name for name in optional if name not in columns]
         for name in columns:
-            if name not in (*needed, *optional) and (near := did_you_mean(name, absent)):
+            if name not in (*needed, *optional) and (near := did_you_mean(name, absent, cutoff=_MISSPELT)):
                 message, way_out = f"column {shown(name)} is not known{near}", "rename or remove it"
                 problems.append(Problem("unknown column", path.name, 1, message, way_out))
         while True:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from cxrlines.core.files import OutputError
 from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.core.text import shown
 from cxrlines.io.annotations import Line, read_annotations
 from cxrlines.io.film_lookup import bare_names, files_below, film_instead, find_films, packed_as
 from cxrlines.io.films import is_film, unread_picture
 from cxrlines.io.landmarks import Landmarks, read_landmarks
+from cxrlines.io.marks import INDEX
 from cxrlines.io.rows import DOUBTS, NO_PATIENT, Problem, Rows, TableError, doubted, read_rows, rows_left_out, warn
 from cxrlines.io.studies import Studies
 from cxrlines.task import DEVICE_OF, DEVICES, LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
@@ -33,6 +35,10 @@ Split = Literal["train", "test"]
 TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE = "train.csv", "sample_submission.csv", "test_truth.csv"
 ANNOTATION_TABLE, TEST_ANNOTATION_TABLE, META_FILE = "train_annotations.csv", "test_annotations.csv", "phantom.json"
 LANDMARK_TABLE = "landmarks.csv"
+OWN_FILES = frozenset({
+    TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE, ANNOTATION_TABLE, TEST_ANNOTATION_TABLE, META_FILE, LANDMARK_TABLE, INDEX,
+})  # fmt: skip
+"""Names of the files that a folder of films may have beside them, in which people keep what they know of the films."""
 REQUIRED_LABELS = tuple(label for label in LABELS if not DEVICES[DEVICE_OF[label]].optional)
 """The label columns that every label table has; without one of another device its label is `task.UNKNOWN`."""
 TRUTH_COLUMNS = (STUDY_COLUMN, *REQUIRED_LABELS, PATIENT_COLUMN)
@@ -286,3 +292,9 @@ def _read_folder(root: Path) -> DataFolder[Studies]:
     names = [path.relative_to(root).as_posix() for path in films]
     studies = Studies(names, names, films=[str(path.resolve()) for path in films])
     return DataFolder(root.resolve(), studies, left_out=dict(left_out))
+
+
+def check_own_files(flag: str, out: Path) -> None:
+    """`OutputError` where a file that is there would be replaced and is, by its name, one of `OWN_FILES`."""
+    if out.name.lower() in OWN_FILES and out.exists():
+        raise OutputError(f"{flag} {out}: is there already, a file of a data folder", "name another place")

@@ -162,7 +162,9 @@ def write_onto(
 def _can_be_read(path: Path) -> bool:
     try:
         read_film(path)
-    except FilmError:
+    except FilmError as error:
+        if error.passing:
+            raise
         return False
     return True
 

@@ -221,9 +221,13 @@ def build_index(
     """The index of a folder's films, as a bundle's first model sees them; the order of its studies does not matter.
 
     A DICOM film that no table gives a patient is of the one that its file names. Films that cannot be read are left
-    out, see `Index.left_out`; `IndexFileError` if none is left.
+    out, see `Index.left_out`; `IndexFileError` if none is left, or patients are named under another site's key.
     """
     studies = sorted(data.studies, key=lambda study: study.id)
+    named = names_in(study.patient for study in studies if is_site_token(study.patient))
+    if others := foreign(named):
+        what = f"{data.root} names patients under the key {', '.join(sorted(others))}, which is not that in"
+        raise IndexFileError(f"{what} {site_key_file()}", f"name the file of that key by {VARIABLE}")
     reader = Reader(bundle, batch_size=batch_size)
     films, vectors, left_out = [], [], {}
     own = key_name(phantom=is_phantom(data))
@@ -279,7 +283,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
         raise IndexFileError(
             f"{path} names patients under the key {', '.join(sorted(others))}, which is not that in {site_key_file()}: "
             "films of a query's own patient would not be recognised",
-            f"name the file of that key by {VARIABLE}, or make the index again under the key used here",
+            f"name the file of that key by {VARIABLE}, or make the index again where patients have their own identifiers",
         )
     return Index(films, embeddings, embedder)
 

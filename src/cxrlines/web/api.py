@@ -30,7 +30,7 @@ from cxrlines.web.kept_films import KeptFilm
 from cxrlines.web.problems import MEDIA_TYPE, Problem, problem_of
 from cxrlines.web.rendering import Kind
 from cxrlines.web.service import Service
-from cxrlines.web.uploads import FILM_TYPES, MULTIPART, Upload, films_in
+from cxrlines.web.uploads import FILM_TYPES, MULTIPART, Upload, film_in, films_in
 
 STATIC = Path(__file__).parent / "static"
 EXAMPLE = EMBEDDED / "example.jpg"
@@ -166,8 +166,8 @@ def _add_reading(app: FastAPI, service: Service) -> None:
         """What the report of a JPEG, PNG or TIFF refers to: the film as a DICOM object of its patient and study."""
         identifiers = identifiers_of(request)
         async with service.intake.body(request) as body:
-            uploads, _ = films_in(request.headers.get("content-type", ""), body, 1)
-            return Response(await service.make(Kind.FILM, uploads[0].data, None, identifiers), media_type=DICOM)
+            upload = film_in(request.headers.get("content-type", ""), body)
+            return Response(await service.make(Kind.FILM, upload.data, None, identifiers), media_type=DICOM)
 
 
 def _add_page(app: FastAPI, service: Service) -> None:
@@ -189,12 +189,12 @@ def _add_page(app: FastAPI, service: Service) -> None:
     async def film(request: Request) -> dict[str, Any]:
         """For the page: the findings, and what it says of them in words; `id` names the film in the other paths."""
         async with service.intake.body(request) as body:
-            uploads, _ = films_in(request.headers.get("content-type", ""), body, 1)
-            found = await service.read(uploads[0].data)
+            upload = film_in(request.headers.get("content-type", ""), body)
+            found = await service.read(upload.data)
             if isinstance(found, Exception):
                 raise problem_of(found)
-            kept = KeptFilm(uploads[0].data, found)
-            answer = {"id": service.kept.put(kept), "findings": service.film_json(found, uploads[0].name)}
+            kept = KeptFilm(upload.data, found)
+            answer = {"id": service.kept.put(kept), "findings": service.film_json(found, upload.name)}
         identified = await asyncio.to_thread(has_identifiers, kept.source)
         return answer | {"words": page_words(found, service.read_by) | {"identified": identified}}
 

@@ -97,6 +97,14 @@ def films_in(content_type: str, body: bytes, most: int) -> tuple[list[Upload], b
     return [Upload("film", body)], False
 
 
+def film_in(content_type: str, body: bytes) -> Upload:
+    """The film of a body that may have one alone; empty parts are passed over. `Problem` 400, 413 or 415."""
+    films = [upload for upload in films_in(content_type, body, 1 + EMPTY_PARTS)[0] if upload.data]
+    if len(films) > 1:
+        raise _too_many(1)
+    return films[0]
+
+
 class _PartCollector:
     """The files of a multipart body, as the parser finds them.
 
@@ -140,9 +148,7 @@ class _PartCollector:
         if not self._content and not self._filename:
             return
         if len(self.films) == self._most:
-            raise Problem(
-                413, "too-many-films", f"the request has more than {plural(self._most, 'film')}", "send fewer at once"
-            )
+            raise _too_many(self._most)
         name = self._filename.decode("utf-8", "replace") or f"film {len(self.films) + 1}"
         self.films.append(Upload(name, bytes(self._content)))
 
@@ -177,6 +183,10 @@ def _length(request: Request) -> int | None:
     if not given.isascii() or not given.isdigit():
         raise Problem(400, "length", "Content-Length is no number", "leave it to the HTTP library")
     return int(given[:20])  # more digits are as much too large, and Python refuses thousands
+
+
+def _too_many(most: int) -> Problem:
+    return Problem(413, "too-many-films", f"the request has more than {plural(most, 'film')}", "send fewer at once")
 
 
 def _too_large(most: int) -> Problem:

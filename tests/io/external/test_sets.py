@@ -263,3 +263,15 @@ def test_nih_under_another_name_keeps_its_patients(make):
     (root / "BBox_List_2017.csv").write_text("Image Index,Finding Label,Bbox [x\n")
     external = read_external(root)
     assert external.kind == "nih" and external.studies["patient"].tolist() == ["0", "1", "2", "3"]
+    (root / "part.csv").write_text(NIH + NIH_ROWS)
+    with pytest.raises(
+        TableError, match=r"has 2 tables that .* may be read from: part\.csv, sample_labels\.csv; leave"
+    ):
+        read_external(root)
+
+
+def test_padchest_under_another_name_says_which_column_it_lacks(make):
+    _, text, films = SETS["padchest"]
+    root = make("padchest", films, "mine.csv", text.replace("Pediatric", "Child"))
+    with pytest.raises(TableError, match=r"mine\.csv.* lacks the column 'Pediatric'"):
+        read_external(root)

@@ -125,6 +125,7 @@ def _find_table(root: Path) -> tuple[str, Path | None]:
         if kind == "ranzcr" and table != root / TRAIN_TABLE:
             raise TableError(f"{table}: is in RANZCR's layout, which is read from {TRAIN_TABLE}", "unpack it to that")
         return kind, table
+    found: dict[str, tuple[str, Path]] = {}
     for table in _tables(root, "*.csv"):  # under another name, as Kaggle's sample_labels.csv
         try:
             with open_table(table) as lines:
@@ -132,10 +133,15 @@ def _find_table(root: Path) -> tuple[str, Path | None]:
         except TableError:  # of no concern: it may belong to anything
             continue
         for kind in ("nih", "padchest"):
-            if {*LAYOUTS[kind].mark, *LAYOUTS[kind].needed} <= cells:
+            # NIH's boxes (BBox_List) have its mark, too.
+            if {*LAYOUTS[kind].mark, *(LAYOUTS[kind].needed if kind == "nih" else ())} <= cells:
                 read_header(table)  # which says so where other marks than commas separate its cells
-                return kind, table
-    return "folder", None
+                found.setdefault(table.name.removesuffix(".gz"), (kind, table))
+    if len(found) > 1:
+        names = ", ".join(sorted(found)[:5])
+        what = f"{root}: has {len(found)} tables that a set of films may be read from: {names}"
+        raise TableError(what, "leave the one to be read there")
+    return next(iter(found.values()), ("folder", None))
 
 
 def _tables(root: Path, pattern: str) -> list[Path]:

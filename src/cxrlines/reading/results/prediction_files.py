@@ -29,6 +29,7 @@ from cxrlines.core.files import (
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.io.films import kind_of, read_bytes, read_film
+from cxrlines.io.tables import check_own_files
 from cxrlines.reading.batch import Predictions, reason
 from cxrlines.reading.journal import HEAD, Journal
 from cxrlines.reading.reader import Progress
@@ -67,6 +68,7 @@ def check_places(
         written["journal of --out"] = beside(out, JOURNAL)
     check_outputs(files={"--out": out, **written}, folders={"--draw": draw, "--dicom": dicom}, inputs=films)
     if out is not None:
+        check_own_files("--out", out)
         check_table("--out", out, BESIDE if as_json else BESIDE | {JSON: None}, STUDY_COLUMN)
     read_from = {os.path.realpath(folder) for folder in found.folders}
     holding_films = {Path(os.path.realpath(path)).parent for path in films}

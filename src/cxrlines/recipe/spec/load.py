@@ -62,7 +62,7 @@ def load_recipe(
             elif _as_used(without) == _as_used(recipe):
                 why = f"tracking.use is {list(recipe.tracking.use)}, and no tracker there takes it"
                 if without.members != recipe.members:
-                    why = "it is the value that holds without it"
+                    why = "it is the value that holds without it; steps that were trained without it are trained again"
                 elif without.folds != recipe.folds:
                     why = "folds are read from folds.file, and none are drawn"
                 say(f"note: --set {setting!r} changes nothing: {why}")

@@ -139,15 +139,19 @@ async function save(by, film, author) {
     const { correction } = await by.list.kept(film, (id) => saveCorrections(id, { name: film.file.name || film.name, author: who, after: edit.after, ...saved }));
     const changed = JSON.stringify(content(edit)) !== JSON.stringify(saved); // while it was saved
     Object.assign(edit, { changed, after: edit.after + 1, saving: false });
-    edit.saved = savedBy(correction);
+    film.saved = edit.saved = savedBy(correction);
     note(by, film, "", false);
     say("Saved");
   } catch (problem) {
     edit.saving = false;
     if (problem.code !== "corrected-meanwhile") return note(by, film, `Not saved: ${problem.message}`, true);
-    const { count, correction } = await by.list.kept(film, corrections);
-    edit.after = count;
-    note(by, film, `Not saved: ${correction.author} corrected this film meanwhile. Save again to replace that; the project keeps both.`, true);
+    try {
+      const { count, correction } = await by.list.kept(film, corrections);
+      edit.after = count;
+      note(by, film, `Not saved: ${correction.author} corrected this film meanwhile. Save again to replace that; the project keeps both.`, true);
+    } catch (another) {
+      note(by, film, `Not saved: ${another.message}`, true);
+    }
   }
 }
 

@@ -62,6 +62,7 @@ export class Corrector {
   film(film) {
     this.current = film?.answer && !film.answer.words.refused ? film : null;
     this.viewer.tool = this.correcting ? this : null;
+    this.up();
     if (this.current && film.saved === undefined) this._askSaved(film);
   }
 
@@ -77,8 +78,9 @@ export class Corrector {
   }
 
   async toggle(film) {
-    if (!film?.answer || film.answer.words.refused) return;
+    if (!film?.answer || film.answer.words.refused || film.opening) return;
     if (!film.edit) {
+      film.opening = true; // asked again meanwhile, it would begin anew and lose what was said
       try {
         film.edit = begun(film, await this.list.kept(film, corrections), this.devices);
         if (film.before) takeOver(film);
@@ -87,7 +89,10 @@ export class Corrector {
         film.notCorrected = problem.message;
         this.redraw();
         return say(problem.message);
+      } finally {
+        film.opening = false;
       }
+      if (film !== this.list.current) return; // another one is shown since
     }
     film.correcting = !film.correcting;
     this.film(film);
@@ -151,7 +156,7 @@ export class Corrector {
   get _handles() {
     const { selected, lines } = this.edit;
     const line = lines[selected];
-    if (!line || !this._isSeen(line)) return null;
+    if (!line || !this._isSeen(line) || !this.viewer.levels) return null;
     if (line.mark !== "moved" && line.of !== null) {
       line.handles ??= simplified(line.points, Math.max(...this.viewer.size) / 400);
       return line.handles;
@@ -227,6 +232,7 @@ export class Corrector {
   /** A carina that the model did not find, to be moved to its place. */
   placeCarina() {
     const { edit, viewer } = this;
+    if (!viewer.levels) return say("The film is not shown yet");
     viewer.shown.carina = true;
     this.said(() => {
       edit.placed = edit.landmarks.carina = rounded([viewer.middle])[0];
@@ -274,7 +280,7 @@ export class Corrector {
   // With the keyboard
 
   key(event, key) {
-    if (!this.correcting) return false;
+    if (!this.correcting || !this.viewer.levels) return false; // without its picture a film has no size
     const { edit } = this;
     const { drawing } = edit;
     const onFilm = this.viewer.stage.contains(event.target) || event.target === document.body;

@@ -53,7 +53,9 @@ function deviceCard(said, device, film, on) {
     statesTable(said, device));
 }
 
-function lesserDevices(words, devices) {
+function lesserDevices(film, devices) {
+  const { words } = film.answer;
+  film.unfolded ??= new Set(); // outlasts a panel that is built anew
   const absent = words.devices.filter((said) => said.said === "not found");
   if (!absent.length) return null;
   return h("section", { class: "part" },
@@ -61,7 +63,8 @@ function lesserDevices(words, devices) {
     h("ul", { class: "lesser" }, absent.map((said) => {
       const device = devices.get(said.device);
       const presence = said.presence === null ? "" : `presence ${said.presence.toFixed(2)}`;
-      return h("li", {}, h("details", {},
+      const fold = ({ target }) => film.unfolded[target.open ? "add" : "delete"](said.device);
+      return h("li", {}, h("details", { open: film.unfolded.has(said.device), ontoggle: fold },
         h("summary", {}, swatch(device), h("span", {}, capital(device.text)), h("span", { class: "said" }, presence)),
         statesTable(said, device)));
     })),
@@ -69,23 +72,25 @@ function lesserDevices(words, devices) {
 }
 
 /** The findings of a film under the name of its file: the server gets its bytes alone, and calls every film the same. */
-function named({ name, answer: { findings } }) {
+function named({ name: shown, file, answer: { findings } }) {
   const { film, StudyInstanceUID } = findings;
+  const name = file.name || shown;
   return { ...findings, film: name, StudyInstanceUID: StudyInstanceUID === film ? name : StudyInstanceUID };
 }
 
 function downloads(film, on) {
   const stem = film.name.replace(/\.(dcm|dicom|jpe?g|png|tiff?)$/i, "");
-  const note = h("p", { class: "problem", role: "alert" });
+  const note = h("p", { class: "problem", role: "alert" }, film.downloadProblem);
   const give = (label, get, name) => h("button", {
     type: "button",
     onclick: async () => {
-      note.textContent = "";
+      film.downloadProblem = note.textContent = "";
       try {
         download(await get(), name);
         say(`${label} downloaded`);
       } catch (problem) {
-        note.textContent = problem.message;
+        film.downloadProblem = problem.message;
+        on.panel(); // which may have been built anew meanwhile
       }
     },
   }, label);
@@ -169,7 +174,7 @@ export function findingsPanel(film, devices, on) {
     words.urgent && h("p", { class: "banner" }, `See first: ${words.urgent}`),
     present.length ? present.map((said) => deviceCard(said, devices.get(said.device), film, on))
       : h("p", { class: "dim" }, "No line was found on this film."),
-    lesserDevices(words, devices),
+    lesserDevices(film, devices),
     h("section", { class: "part" }, h("h2", {}, "Measured"), h("div", { class: "facts" },
       film.drawn.carina ? h("button", { type: "button", onclick: on.carina }, words.carina) : h("p", {}, words.carina),
       words.spacing && h("p", {}, words.spacing),

@@ -106,6 +106,7 @@ function panel() {
   const same = [...$("findings").querySelectorAll("button, select, summary, input, textarea")].find((each) => named(each) === named(before));
   same?.focus({ preventScroll: true });
   if (same?.setSelectionRange) same.setSelectionRange(before.selectionStart, before.selectionEnd);
+  if (document.activeElement === document.body) $("findings").focus({ preventScroll: true }); // what had it is gone, or disabled
 }
 
 const on = {
@@ -131,6 +132,7 @@ const on = {
   },
   carina: () => main.zoomOn([list.current.drawn.carina]),
   part: list.part,
+  panel,
   correcting: (film) => (corrector ? correctionPanel(corrector, film) : null),
   similar: (film) => (state.about.similar ? similarPart(film, state.devices, on.part, panel) : null),
 };
@@ -170,6 +172,7 @@ function compare(wanted) {
   choice.replaceChildren(...others.map((film) => h("option", { value: film.key }, film.name)));
   const prior = others.includes(state.prior) ? state.prior : others[0];
   if (!prior || beside.film !== prior) return showPrior(prior);
+  state.prior = prior;
   choice.value = String(prior.key); // it is shown already, at the zoom that a person chose
   buttons();
 }
@@ -197,7 +200,7 @@ const actions = {
   help: () => ($("help").open ? $("help").close() : $("help").showModal()),
   choose: () => $("file").click(),
   clear() {
-    if (mayGo(list.films)) for (const film of [...list.films]) list.remove(film);
+    if (mayGo(list.films)) list.clear();
   },
   async example() {
     $("example-problem").textContent = "";
@@ -231,13 +234,15 @@ const WINDOW = { w: [16, 0], n: [-16, 0], d: [0, 8], b: [0, -8] };
 const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select");
-  if (typing || event.altKey || document.querySelector("dialog[open]")) return;
+  const field = event.target.closest("input, textarea, select");
+  if (event.altKey || document.querySelector("dialog[open]")) return;
   if (event.ctrlKey || event.metaKey) {
+    if (field && field.tagName !== "SELECT") return; // it has an undo of its own
     if (event.key.toLowerCase() !== "z" || event.shiftKey || !corrector?.correcting) return;
     corrector.undo();
     return void event.preventDefault();
   }
+  if (field) return;
   const onStage = event.target.closest(".stage");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (!list.films.length && key !== "?") return;

@@ -253,6 +253,7 @@ export class Viewer extends EventTarget {
       const box = stage.getBoundingClientRect();
       return [event.clientX - box.left, event.clientY - box.top];
     };
+    stage.addEventListener("focusin", () => this.dispatchEvent(new Event("touched")));
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     stage.addEventListener("pointerdown", (event) => {
       if (!this.levels) return;

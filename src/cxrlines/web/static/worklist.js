@@ -41,19 +41,33 @@ export class Worklist extends EventTarget {
   /** A name that no film of the list has: films of several folders are often called alike. */
   _unlike(name) {
     const taken = new Set(this.films.map((film) => film.name));
+    const [, stem, suffix = ""] = name.match(/^(.*?)(\.[a-z]{3,5})?$/is);
     let unlike = name;
-    for (let nth = 2; taken.has(unlike); nth += 1) unlike = `${name} (${nth})`;
+    for (let nth = 2; taken.has(unlike); nth += 1) unlike = `${stem} (${nth})${suffix}`;
     return unlike;
+  }
+
+  clear() {
+    for (const film of this.films) this._letGo(film);
+    [this.films, this.recent] = [[], []];
+    this.choose(null);
+    this.dispatchEvent(new Event("changed"));
+    document.querySelector(".welcome button").focus();
+  }
+
+  /** Nothing of the film is kept, here or by the server, nor asked for again. */
+  _letGo(film) {
+    if (film.answer) forget(film.answer.id);
+    film.levels = null;
+    film.gone = true;
   }
 
   remove(film) {
     const place = this.films.indexOf(film);
     const focused = document.activeElement?.parentElement?.querySelector("[data-film]")?.dataset.film === String(film.key);
-    if (film.answer) forget(film.answer.id);
+    this._letGo(film);
     this.films = this.films.filter((each) => each !== film);
     this.recent = this.recent.filter((each) => each !== film);
-    film.levels = null;
-    film.gone = true;
     const next = this.films[Math.min(place, this.films.length - 1)] ?? null;
     if (this.current === film) this.choose(next);
     this.render();
@@ -93,8 +107,12 @@ export class Worklist extends EventTarget {
     try {
       return await asking(film.answer.id);
     } catch (problem) {
-      if (problem.code !== "film-not-kept") throw problem;
+      if (problem.code !== "film-not-kept" || film.gone) throw problem;
       const answer = await readFilm(film.file);
+      if (film.gone) {
+        forget(answer.id);
+        throw problem;
+      }
       const { bundle } = film.answer.findings;
       if (answer.findings.bundle === bundle) film.answer.id = answer.id;
       else throw this._readByAnother(film, answer);
