@@ -114,6 +114,7 @@ def test_a_catheter_by_its_depth_and_side(below, right, states):
 
 
 def test_a_catheter_that_may_lie_beside_the_atrium_may_be_abnormal():
+    assert cvc_states((2.4, 2.4), (2.0, 2.0)) == cvc_states((2.41, 2.41), (2.0, 2.0)) == (State.NORMAL,)
     assert cvc_states((3, 3), (5.0, 6.0)) == (State.ABNORMAL, State.NORMAL)
     assert cvc_states((3, 3), (-2.0, 6.0)) == (State.ABNORMAL, State.NORMAL)
 

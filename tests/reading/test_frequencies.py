@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from cxrlines.evaluation.calibrators import fit_calibration
 from cxrlines.metrics.calibration import Calibration, calibration_error
-from cxrlines.reading.bundle import EMBEDDED, Bundle, BundleError, Manifest, load_bundle
+from cxrlines.reading.bundle import EMBEDDED, FORMAT, Bundle, BundleError, Manifest, load_bundle
 from cxrlines.reading.bundle_writing import with_manifest
 from cxrlines.reading.frequencies import FREQUENCIES, RANZCR, Frequencies, at_frequencies, moved, with_prior
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device
@@ -195,6 +196,12 @@ def test_bundles_without_calibration_or_its_frequencies_are_refused():
         at_frequencies(bundle(None, frequencies(0.3)), RANZCR)
     with pytest.raises(BundleError, match="at which frequencies it was calibrated; export it again"):
         at_frequencies(bundle({LABEL: (1.0, 0.0)}, None), RANZCR)
+
+
+def test_a_bundle_that_was_moved_has_the_format_that_knows_it():
+    old = load_bundle(EMBEDDED)
+    old = replace(old, manifest=old.manifest.model_copy(update={"format": 7}))
+    assert at_frequencies(old, RANZCR).format == FORMAT >= 8
 
 
 def test_a_bundle_is_written_with_another_manifest_over_itself_too(tmp_path):

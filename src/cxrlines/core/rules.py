@@ -69,7 +69,8 @@ def cvc_states(below: Range, right: Range) -> tuple[State, ...]:
     """
     if right[1] < -CVC_LEFT or right[0] > CVC_RIGHT or below[1] < SVC_ORIGIN[0]:
         return (State.ABNORMAL,)
-    low, high = below[0] - CAVO_ATRIAL[1], below[1] - CAVO_ATRIAL[0]
+    # Of numbers with two digits the difference has two: 2.4 - 5.4 is -3 here, too.
+    low, high = round(below[0] - CAVO_ATRIAL[1], 6), round(below[1] - CAVO_ATRIAL[0], 6)
     beside = right[0] < -CVC_LEFT or right[1] > CVC_RIGHT
     possible = {
         State.ABNORMAL: beside or below[0] < SVC_ORIGIN[1] or high > CVC_UPPER_ATRIUM,

@@ -162,6 +162,6 @@ def _magnification(
     if MIN_FACTOR <= ratio <= MAX_FACTOR:
         return ratio
     if ratio != 1:
-        text = f"DistanceSourceToDetector is {ratio:.3g} times DistanceSourceToPatient"
+        text = f"DistanceSourceToDetector is {ratio:.5g} times DistanceSourceToPatient"
         notes.append(Note(Code.SPACING_IGNORED, f"{text}; {MIN_FACTOR} to {MAX_FACTOR} are used"))
     return None

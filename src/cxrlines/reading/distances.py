@@ -36,7 +36,7 @@ ETT_RULE = (
 )
 NGT_RULE = (
     "a tube that leaves the film by its lower edge is incompletely imaged; undecided whether one whose course lies "
-    f"more than {NGT_BESIDE:g} cm beside the carina is abnormal"
+    f"more than {NGT_BESIDE:g} cm beside the carina, or is not seen there, is abnormal"
 )
 NGT_TIP_RULE = (
     f"{NGT_DEEP:g} cm of tube beyond the gastro-oesophageal junction ({GASTRO_OESOPHAGEAL[0]:g} to "

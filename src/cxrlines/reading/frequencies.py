@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cxrlines.io.tables import read_labels
 from cxrlines.metrics.calibration import Calibration
-from cxrlines.reading.bundle import Bundle, BundleError, DeviceName, Label, Manifest, Share, ThresholdEntry
+from cxrlines.reading.bundle import FORMAT, Bundle, BundleError, DeviceName, Label, Manifest, Share, ThresholdEntry
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, UNKNOWN, Device
 
 FREQUENCIES = "frequencies"
@@ -123,6 +123,7 @@ def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
     )
     about = manifest.meta["calibration"] | {FREQUENCIES: now.model_dump(), "frequencies_before": here.source}
     fields: dict[str, Any] = {
+        "format": FORMAT,
         "calibration": _moved_calibration(manifest, label_shifts),
         "prior": {label: by * (manifest.prior or {}).get(label, 1.0) for label, by in odds.items()} or manifest.prior,
         "meta": manifest.meta | {"calibration": about},

@@ -283,7 +283,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
         raise IndexFileError(
             f"{path} names patients under the key {', '.join(sorted(others))}, which is not that in {site_key_file()}: "
             "films of a query's own patient would not be recognised",
-            f"name the file of that key by {VARIABLE}, or make the index again where patients have their own identifiers",
+            f"name the file of that key by {VARIABLE}, or index a table of patients' own identifiers",
         )
     return Index(films, embeddings, embedder)
 

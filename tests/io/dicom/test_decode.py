@@ -588,6 +588,7 @@ class TestHowItIsShown:
         ("born", "seen", "age", "child"),
         [
             ("20080301", "20240229", "", True),
+            ("20150000", "20240229", "", True),
             ("20080301", "20240301", "", False),
             ("20240301", "20240301", "", False),  # as in anonymised files
             ("2010.03.01", "20240301", "", True),
@@ -607,7 +608,7 @@ class TestHowItIsShown:
         assert not any(date and date in str(film.notes) for date in (born, seen))
 
     @pytest.mark.parametrize("keyword", ["ContentDate", "AcquisitionDate", "SeriesDate"])
-    @pytest.mark.parametrize("study", [None, "", "2024"])
+    @pytest.mark.parametrize("study", [None, "", "2024", "99999999"])
     def test_without_the_date_of_the_study_another_one_says_who_is_a_child(self, keyword, study):
         given = {"PatientBirthDate": "20080301"} | ({} if study is None else {"StudyDate": study})
         film = film_of(made(RAMP, **TWELVE, **WINDOW, **given, **{keyword: "20240229"}))

@@ -207,10 +207,13 @@ def test_nor_what_it_may_be_in_the_patient():
 @pytest.mark.parametrize(("device", "side"), [(Device.ETT, "above"), (Device.NGT, "below"), (Device.CVC, "below")])
 def test_a_distance_that_rounds_to_nothing_has_the_side_that_the_report_of_dicom_has(device, side):
     """No "0.0 cm below carina" of a tube whose distances are measured upwards."""
-    for spacing, unit in ((CALIBRATED, "cm"), (NO_SPACING, "% of height")):
-        for down in (-0.2, 0.0, 0.2):
+    for spacing, unit, downs in ((CALIBRATED, "cm", (-0.01, 0.0, 0.01)), (NO_SPACING, "% of height", (-0.2, 0.0, 0.2))):
+        for down in downs:
             near = found(line(device, (400.0, 500.0 + down)), spacing=spacing)
             assert tip_words(near, 0) == f"{device.name} 0.0 {unit} {side} carina"
+    for down, other in ((-1.0, "above"), (1.0, "below")):  # .4 mm there
+        near = found(line(device, (400.0, 500.0 + down)), spacing=CALIBRATED)
+        assert tip_words(near, 0) == f"{device.name} 0.0 cm {other} carina"
     faded = Line(Device.CVC, np.array([[400.0, 0.0], [400.0, 500.2]]), None, 0.9, followed_to=np.array([400.0, 500.2]))
     assert "followed to 0.0 % of height above carina" in line_words(found(faded), 0)
 

@@ -211,13 +211,13 @@ def _place_words(findings: Findings, point: np.ndarray) -> str:
 
 
 def _distance_words(distance: Distance) -> str:
-    """The distance and where that lies; one that rounds to 0 has the side of `structured_report`, the positive one."""
+    """The distance and where that lies, with the side of `structured_report`: of 0.0 mm or % it is the positive one."""
     if distance.cm is not None:
-        value, unit = _cm_words(distance.cm, distance), "cm"
+        value, unit, side = _cm_words(distance.cm, distance), "cm", round(10 * distance.cm, 1)
     else:
         assert distance.percent_of_height is not None
-        value, unit = f"{distance.percent_of_height:.1f}", "% of height"
-    where = _DIRECTIONS[distance.what.split(" tip ", 1)[-1]][int(float(value) < 0)]
+        value, unit, side = f"{distance.percent_of_height:.1f}", "% of height", round(distance.percent_of_height, 1)
+    where = _DIRECTIONS[distance.what.split(" tip ", 1)[-1]][int(side < 0)]
     return f"{value.lstrip('-')} {unit} {where}"
 
 

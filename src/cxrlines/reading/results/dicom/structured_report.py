@@ -213,6 +213,8 @@ class _FindingsWriter(_GroupWriter):
         point = self.read_by.operating_points.get(label)
         if point is not None:
             least = round(100 * point.probability, POINT_DIGITS)
+            if point.probability > 0:
+                least = max(least, 10**-POINT_DIGITS)  # or 0 % would lie at it
             if (percent >= least) != (p >= point.probability):  # by rounding alone
                 percent += math.copysign(10**-P_DIGITS, p - point.probability)
             limit.append(

@@ -79,7 +79,10 @@ def _copy_dates_and_geometry(header: Elements, dataset: Dataset) -> None:
         if len(numbers) == 1 + name.endswith("Spacing") and all(0 < number < np.inf for number in numbers):
             set_raw(dataset, name, header[name].data)
     aspect = header.numbers("PixelAspectRatio")
-    if len(aspect) == 2 and all(0 < side < 2**31 and side == int(side) for side in aspect):
+    # PS3.3 C.7.6.3: where pixels are not square, and no spacing says so.
+    spaced = any(name in dataset for name in SPACING if name.endswith("Spacing"))
+    whole_sides = len(aspect) == 2 and all(0 < side < 2**31 and side == int(side) for side in aspect)
+    if whole_sides and aspect[0] != aspect[1] and not spaced:
         dataset.PixelAspectRatio = [int(side) for side in aspect]
     if view := view_of(header):
         dataset.ViewPosition = view
