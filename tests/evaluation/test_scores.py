@@ -70,6 +70,13 @@ def test_rows_without_a_counterpart_are_counted_and_said(truth, predictions):
     assert evaluation.as_dict()["not_predicted"] == 50
 
 
+def test_films_without_a_known_label_are_not_missed(truth, predictions):
+    unknown = truth.copy()
+    unknown.loc[[0, 1, 2, 299], NAMES] = UNKNOWN
+    assert evaluate(predictions[2:], unknown, resamples=5).not_predicted == 0
+    assert evaluate(predictions[5:], unknown, resamples=5).not_predicted == 2
+
+
 def test_rows_with_missing_labels_are_left_out_and_said(truth, predictions):
     holes = truth.astype({NAMES[1]: float})
     holes.loc[[3, 4], NAMES[1]] = np.nan

@@ -136,7 +136,8 @@ def evaluate(
     predictions outside 0 .. 1, labels other than 0, 1 and `UNKNOWN`, missing columns, or a study listed twice.
     """
     labels = check_predictions(predictions, "the predictions")
-    complete = truth[truth[check_truth(truth, "the truth")].notna().all(axis=1)]
+    given = check_truth(truth, "the truth")
+    complete = truth[truth[given].notna().all(axis=1)]
     own_patients = "patient" not in truth
     patient = complete["study"] if own_patients else complete["patient"].fillna(complete["study"])
     complete = complete.assign(patient=patient.astype(str)).set_axis(complete["study"].astype(str))
@@ -151,6 +152,7 @@ def evaluate(
     aucs = [auc(known[:, k], p[:, k]) for k in range(len(labels))]
     defined = [value for value in aucs if value is not None]
     incomplete = len(truth) - len(complete)
+    labelled = (complete[given] != UNKNOWN).any(axis=1)
     return Evaluation(
         macro_auc=float(np.mean(defined)) if defined else None,
         ci95=percentile_interval(macro_of(resampled)),
@@ -171,7 +173,7 @@ def evaluate(
         brier=brier(known, p),
         films=len(studies),
         patients=len(set(patients)),
-        not_predicted=len(complete) - len(studies),
+        not_predicted=int(labelled.sum() - labelled[studies].sum()),
         foreign=len(scores) - len(studies),
         left_out=truth.attrs.get("left_out", {}) | ({"label missing": incomplete} if incomplete else {}),
         own_patients=own_patients,
