@@ -87,6 +87,9 @@ SHOWN = """() => {
 """Whether the film that is chosen is shown, with its findings in words, or a sentence instead of it."""
 
 
+SIDES = ("x", "width"), ("y", "height")
+
+
 def drop(page, *films: Path) -> None:
     """Give films to the page and wait until all are read and one is shown."""
     page.set_input_files("#file", [str(film) for film in films])
@@ -316,6 +319,21 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     capture = pydicom.dcmread(download.value.path())
     assert download.value.suggested_filename == "RG1_UNCR.sc.dcm"
     assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" and capture.PhotometricInterpretation == "RGB"
+
+
+def test_no_text_covers_a_tip_in_narrow_panes(page):
+    page.set_viewport_size({"width": 1100, "height": 700})
+    drop(page, EXAMPLE, dicom("RG1_UNCR.dcm"))
+    page.locator(".film", has_text="example").click()
+    page.keyboard.press("p")
+    drawn(page)
+    pane = page.locator(".pane").first
+    texts, rings = ([each.bounding_box() for each in pane.locator(f"svg {kind}").all()] for kind in ("text", ".ring"))
+    assert len(texts) >= 4 and len(rings) >= 2
+    for text in texts:
+        for ring in rings:
+            shares = [min(text[at] + text[far], ring[at] + ring[far]) - max(text[at], ring[at]) for at, far in SIDES]
+            assert min(shares) <= 2
 
 
 def test_films_of_one_name_differ_in_the_list_and_a_prior_that_is_removed_is_gone(page, tmp_path):

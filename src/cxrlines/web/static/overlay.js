@@ -33,10 +33,11 @@ class Places {
     this.taken.push([x - r, y - r, x + r, y + r]);
   }
 
-  /** Left and top for a text of a size beside a point. */
+  /** Left and top for a text of a size beside a point, or as near to it as there is room. */
   find([x, y], wide, tall) {
-    for (const up of [0, 1, -1, 2, -2, 3, -3]) {
-      for (const left of [x + 15, x - 15 - wide]) {
+    const within = Math.max(4, Math.min(x + 15, this.width - wide - 4));
+    for (const up of [0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8]) {
+      for (const left of [x + 15, x - 15 - wide, within]) {
         const top = y + up * 1.1 * tall - tall / 2;
         const box = [left, top, left + wide, top + tall];
         const inside = left >= 4 && top >= 4 && box[2] <= this.width - 4 && box[3] <= this.height - 4;
@@ -46,7 +47,7 @@ class Places {
         }
       }
     }
-    return [Math.max(4, Math.min(x + 15, this.width - wide - 4)), y - tall / 2];
+    return [within, y - tall / 2];
   }
 }
 

@@ -102,6 +102,8 @@ def test_what_the_film_says_of_itself_stays(results, own):
         {"ViewPosition": "LL"},
         {"ViewPosition": "Thorax seitlich Doe"},
         {"PixelAspectRatio": ["0", "1"], "ViewPosition": "by Doe"},
+        {"PatientAge": "10"},
+        {"PatientBirthDate": "2015.01.02", "StudyDate": "2025.02.03", "ContentDate": None},
     ],
 )
 def test_read_again_it_is_the_same_film(results, tags):

@@ -22,7 +22,7 @@ from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.origin import MANUFACTURER
 from cxrlines.reading.results.dicom.codes import PRIVATE, REPLACED, Concept
 from cxrlines.reading.results.dicom.read_by import ReadBy
-from cxrlines.reading.results.dicom.source_film import FREE_TEXT, KNOWN, PATTERNS, SourceFilm, charset_of, valid
+from cxrlines.reading.results.dicom.source_film import FREE_TEXT, KNOWN, PATTERNS, SourceFilm, charset_of, standard
 
 MARK = "FOR RESEARCH USE ONLY"
 """Where people look: in the description of each series and state, the algorithm's parameters, and on the capture."""
@@ -96,8 +96,8 @@ def copy_patient_and_study(header: Elements, dataset: Dataset) -> None:
         if name in header:
             set_raw(dataset, name, header[name].data)
     for name in PATTERNS:
-        if valid(header, name):
-            set_raw(dataset, name, header.text(name).encode("ascii"))
+        if (text := standard(header, name)) is not None:
+            set_raw(dataset, name, text.encode("ascii"))
 
 
 def copy_history(header: Elements, dataset: Dataset) -> None:

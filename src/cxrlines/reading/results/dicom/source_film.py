@@ -90,8 +90,8 @@ class SourceFilm:
         for name, uid in uids.items():
             if not valid_uid(uid):
                 raise Error(f"the film has no valid {name}, and a DICOM result must name its patient's film and study")
-        date = next((name for name in DATES if valid(header, name)), None)
-        time = None if date is None else date.replace("Date", "Time")
+        dates = ((name, standard(header, name)) for name in DATES)
+        name, date = next((each for each in dates if each[1]), ("", None))
         return cls(
             data,
             header,
@@ -99,8 +99,8 @@ class SourceFilm:
             uids["SOPInstanceUID"],
             uids["SeriesInstanceUID"],
             uids["StudyInstanceUID"],
-            NO_DATE if date is None else header.text(date),
-            header.text(time) if time and valid(header, time) else NO_TIME,
+            date or NO_DATE,
+            (standard(header, name.replace("Date", "Time")) if name else None) or NO_TIME,
         )
 
     @property
@@ -122,10 +122,18 @@ class SourceFilm:
         return self.header.text("PhotometricInterpretation").upper().startswith("MONOCHROME")
 
 
-def valid(header: Elements, keyword: str) -> bool:
-    """Whether an element of `PATTERNS`, or a date or time, has a value that is allowed."""
+def standard(header: Elements, keyword: str) -> str | None:
+    """The value of an element of `PATTERNS`, or a date or time, as the standard writes it; None where it is not valid.
+
+    An age without a unit is in years; dates of older files have points.
+    """
     text = header.text(keyword)
-    return re.fullmatch(_WHOLE[keyword], text) is not None and (not keyword.endswith("Date") or _is_day(text))
+    if keyword == "PatientAge" and (age := re.fullmatch(r"([0-9]{1,3})([DWMY]?)", text.upper())):
+        text = f"{int(age[1]):03d}{age[2] or 'Y'}"
+    if keyword.endswith("Date") and re.fullmatch(r"[0-9]{4}\.[0-9]{2}\.[0-9]{2}", text):
+        text = text.replace(".", "")
+    valid = re.fullmatch(_WHOLE[keyword], text) and (not keyword.endswith("Date") or _is_day(text))
+    return text if valid else None
 
 
 def _is_day(text: str) -> bool:

@@ -11,7 +11,7 @@ from cxrlines.io.films import read_film
 from cxrlines.io.rows import PLACEHOLDERS
 from cxrlines.reading.results.dicom.datasets import copy_history, copy_patient_and_study, finalize, set_raw
 from cxrlines.reading.results.dicom.film_identifiers import check_identifiers
-from cxrlines.reading.results.dicom.source_film import DATES, KEYWORDS, SPACING, valid
+from cxrlines.reading.results.dicom.source_film import DATES, KEYWORDS, SPACING, standard
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage: an image that came into DICOM from elsewhere."""
@@ -70,10 +70,10 @@ def _copy_dates_and_geometry(header: Elements, dataset: Dataset) -> None:
     """Copy when a film was taken, its view, spacing and orientation, where they are valid."""
     for name in DATES[:-1]:  # not when the file was made
         time = name.replace("Date", "Time")
-        if valid(header, name):
-            set_raw(dataset, name, header[name].data)
-            if valid(header, time):
-                set_raw(dataset, time, header[time].data)
+        if date := standard(header, name):
+            set_raw(dataset, name, date.encode("ascii"))
+            if (at := standard(header, time)) is not None:
+                set_raw(dataset, time, at.encode("ascii"))
     for name in SPACING:
         numbers = header.numbers(name)
         if len(numbers) == 1 + name.endswith("Spacing") and all(0 < number < np.inf for number in numbers):
