@@ -86,7 +86,7 @@ def stage(
 
 
 TOOLS: dict[str, dict[str, Any]] = {
-    "accumulated": {"batch": COUNT, "accumulate": 2},
+    "accumulated": {"batch": COUNT, "accumulate": 2, "epochs": 4},  # a step each: in fp16 the first ones may overflow
     "checkpointed": {"checkpoint_gradients": True},
     "frozen at first": {"freeze": "backbone", "freeze_epochs": 0.5},
     "averaged": {"ema": None, "swa_from": 0.5},
