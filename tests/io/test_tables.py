@@ -289,7 +289,7 @@ class TestReadDataset:
 def test_what_people_know_of_films_is_not_replaced_by_results(tmp_path, name):
     check_own_files("--out", tmp_path / name)
     (tmp_path / name).write_text("known")
-    with pytest.raises(OutputError, match=rf"--out .*{name}: is there already, a file of a data folder; name another"):
+    with pytest.raises(OutputError, match=rf"--out .*{name}: would replace this file of a data folder; name another"):
         check_own_files("--out", tmp_path / name)
     (tmp_path / "readings.csv").write_text("old")
     check_own_files("--out", tmp_path / "readings.csv")

@@ -297,4 +297,4 @@ def _read_folder(root: Path) -> DataFolder[Studies]:
 def check_own_files(flag: str, out: Path) -> None:
     """`OutputError` where a file that is there would be replaced and is, by its name, one of `OWN_FILES`."""
     if out.name.lower() in OWN_FILES and out.exists():
-        raise OutputError(f"{flag} {out}: is there already, a file of a data folder", "name another place")
+        raise OutputError(f"{flag} {out}: would replace this file of a data folder", "name another place")

@@ -608,7 +608,7 @@ class TestHowItIsShown:
         assert not any(date and date in str(film.notes) for date in (born, seen))
 
     @pytest.mark.parametrize("keyword", ["ContentDate", "AcquisitionDate", "SeriesDate"])
-    @pytest.mark.parametrize("study", [None, "", "2024", "99999999"])
+    @pytest.mark.parametrize("study", [None, "", "2024", "99999999", "20230229"])
     def test_without_the_date_of_the_study_another_one_says_who_is_a_child(self, keyword, study):
         given = {"PatientBirthDate": "20080301"} | ({} if study is None else {"StudyDate": study})
         film = film_of(made(RAMP, **TWELVE, **WINDOW, **given, **{keyword: "20240229"}))

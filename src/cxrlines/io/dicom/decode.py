@@ -19,7 +19,7 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import pixel_aspect, spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
-from cxrlines.io.dicom.header import KEYWORDS, Elements, orientation_of, parse, valid_uid, view_of
+from cxrlines.io.dicom.header import KEYWORDS, Elements, is_day, orientation_of, parse, valid_uid, view_of
 from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 from cxrlines.io.dicom.streams import ITEM
@@ -116,7 +116,7 @@ def _child_by(elements: Elements) -> str:
     if age and (int(age[1]) or age[2] in ("D", "W", "M")):
         return "PatientAge is" if int(age[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(age[2], 1) else ""
     born = _date(elements, "PatientBirthDate")
-    seen, by = next(((date, name) for name in TAKEN if _is_day(date := _date(elements, name))), (0, ""))
+    seen, by = next(((date, name) for name in TAKEN if is_day(str(date := _date(elements, name)))), (0, ""))
     return f"by PatientBirthDate and {by} the patient is" if 0 < born < seen < born + ADULT * 10_000 else ""
 
 
@@ -124,11 +124,6 @@ def _date(elements: Elements, keyword: str) -> int:
     """A date as a number, year first; 0 where there is none."""
     found = re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", elements.text(keyword))
     return int("".join(found.groups())) if found else 0
-
-
-def _is_day(date: int) -> bool:
-    """Whether a date has a month and a day."""
-    return 1 <= date // 100 % 100 <= 12 and 1 <= date % 100 <= 31
 
 
 def gray_span(data: bytes) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -173,6 +174,15 @@ def view_of(elements: Elements) -> str | None:
 def orientation_of(elements: Elements) -> tuple[str, ...]:
     """The first letters of PatientOrientation: where rows and columns lead, as PS3.3 C.7.6.1.1.1 has them."""
     return tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\"))
+
+
+def is_day(text: str) -> bool:
+    """Whether eight digits are a day of the calendar."""
+    try:
+        datetime.strptime(text, "%Y%m%d")
+    except ValueError:
+        return False
+    return True
 
 
 def valid_uid(text: str) -> str | None:

@@ -32,23 +32,23 @@ export class Worklist extends EventTarget {
   add(files) {
     for (const file of files) {
       this.count += 1;
-      this.films.push({ key: this.count, name: this._unlike(file.name || `film ${this.count}`), file, status: "waiting", answer: null });
+      this.films.push({ key: this.count, name: this._uniqueName(file.name || `film ${this.count}`), file, status: "waiting", answer: null });
     }
     this._next();
     this.render();
   }
 
   /** A name that no film of the list has: films of several folders are often called alike. */
-  _unlike(name) {
+  _uniqueName(name) {
     const taken = new Set(this.films.map((film) => film.name));
     const [, stem, suffix = ""] = name.match(/^(.*?)(\.[a-z]{3,5})?$/is);
-    let unlike = name;
-    for (let nth = 2; taken.has(unlike); nth += 1) unlike = `${stem} (${nth})${suffix}`;
-    return unlike;
+    let unique = name;
+    for (let nth = 2; taken.has(unique); nth += 1) unique = `${stem} (${nth})${suffix}`;
+    return unique;
   }
 
   clear() {
-    for (const film of this.films) this._letGo(film);
+    for (const film of this.films) this._forget(film);
     [this.films, this.recent] = [[], []];
     this.choose(null);
     this.dispatchEvent(new Event("changed"));
@@ -56,7 +56,7 @@ export class Worklist extends EventTarget {
   }
 
   /** Nothing of the film is kept, here or by the server, nor asked for again. */
-  _letGo(film) {
+  _forget(film) {
     if (film.answer) forget(film.answer.id);
     film.levels = null;
     film.gone = true;
@@ -65,7 +65,7 @@ export class Worklist extends EventTarget {
   remove(film) {
     const place = this.films.indexOf(film);
     const focused = document.activeElement?.parentElement?.querySelector("[data-film]")?.dataset.film === String(film.key);
-    this._letGo(film);
+    this._forget(film);
     this.films = this.films.filter((each) => each !== film);
     this.recent = this.recent.filter((each) => each !== film);
     const next = this.films[Math.min(place, this.films.length - 1)] ?? null;

@@ -2,13 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Self
 
 from pydicom.charset import python_encoding
 
 from cxrlines.core.errors import Error
-from cxrlines.io.dicom.header import VIEW_KEYWORDS, Elements, parse, valid_uid
+from cxrlines.io.dicom.header import VIEW_KEYWORDS, Elements, is_day, parse, valid_uid
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS
 
 FREE_TEXT = (
@@ -132,17 +131,8 @@ def standard(header: Elements, keyword: str) -> str | None:
         text = f"{int(age[1]):03d}{age[2] or 'Y'}"
     if keyword.endswith("Date") and re.fullmatch(r"[0-9]{4}\.[0-9]{2}\.[0-9]{2}", text):
         text = text.replace(".", "")
-    valid = re.fullmatch(_WHOLE[keyword], text) and (not keyword.endswith("Date") or _is_day(text))
+    valid = re.fullmatch(_WHOLE[keyword], text) and (not keyword.endswith("Date") or is_day(text))
     return text if valid else None
-
-
-def _is_day(text: str) -> bool:
-    """Whether eight digits are a day of the calendar."""
-    try:
-        datetime.strptime(text, "%Y%m%d")
-    except ValueError:
-        return False
-    return True
 
 
 def charset_of(header: Elements) -> bytes:
